@@ -5,11 +5,12 @@ writes.
 from __future__ import annotations
 
 import asyncio
+import struct
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from workers import DurableObject, Response, WorkerEntrypoint
 
@@ -18,6 +19,7 @@ from vantage.arrival import Arriving
 from vantage.cost import Limits
 from vantage.errors import ChangedError, DamagedError, StoreError
 from vantage.format import Current, objects_of
+from vantage.reserve import Reserve
 from vantage.http.access import Access
 from vantage.http.reply import Reply
 from vantage.http.request import BODY_BYTES_MAX, TooLargeError
@@ -27,12 +29,13 @@ from vantage.log.client import WriteClient
 from vantage.log.relay import pack_news, unpack_news
 from vantage.log.sequencer import News, Sequencer, answered
 from vantage.read.bucket import Body, folder_end
-from vantage.read.reader import Reader, read_small
+from vantage.read.reader import Reader, at_once, read_small
 from vantage.read.warm import WarmBlocks, WarmClient
 from vantage.receipt import Receipt
 
 WARM_TIMEOUT_S = 0.025  # past this the bucket is as quick
 CACHE_BYTES = 20 << 20
+RESERVE_BYTES = 2 * (BODY_BYTES_MAX + 1024)  # a body as it came and as text
 WARM_ROOT_BYTES_MAX = 8 << 20  # a larger root is read from the bucket: one call hands it out
 LOG_MS = 1000  # what is known of a log may be so old
 WARM_BYTES = 6 << 20  # objects may share their isolate with each other and with Default, whose cache it also holds
@@ -40,6 +43,8 @@ WARM_BYTES = 6 << 20  # objects may share their isolate with each other and with
 LOG_CALL_S = 10.0  # a call to the bucket that takes longer is taken for failed
 LOG_TRIES = 3  # of a read
 LOGS_BYTES = 40 << 20  # of logs that are held by the sequencers of an isolate; one alone may hold more
+
+HEAD = struct.Struct("<I")  # of what is handed to a warm object: the bytes of ranges
 
 # Of this isolate; made by the first request: no global may hold a JavaScript object when the memory snapshot is taken.
 _service: Service | None = None
@@ -199,20 +204,51 @@ def _joined(parts: list[bytes]) -> Any:
     return whole
 
 
-async def _body(request: Any, arriving: Arriving) -> bytes:
-    """The body; what is past the limit is dropped as it comes: an answer before its end would break the connection."""
+async def _asked(stub: Any, method: str, *given: Any) -> dict[str, Any] | None:
+    """What a method of an object answers, by name; None for null.
+
+    Bytes come by `to_bytes`, which raises MemoryError where memory ends. The SDK takes them by Pyodide's `to_py`, which
+    does not look whether it got any, and then writes them over the interpreter, from address 0 on.
+    """
+    told = await getattr(stub._binding, method)(*given)
+    if not hasattr(told, "object_entries"):
+        return None
+    return {str(k): v.to_bytes() if hasattr(v, "byteLength") else v for k, v in told.object_entries()}
+
+
+async def _handed(stub: Any, name: str, parts: list[bytes]) -> str:
+    """What an object says to bytes for an index: they are the body of a request, as what methods are given comes by
+    `to_py` too.
+    """
+    from js import Object
+    from pyodide.ffi import to_js
+
+    options = to_js({"method": "POST", "body": _joined(parts)}, dict_converter=Object.fromEntries)
+    return str(await (await stub._binding.fetch(f"https://object/?name={quote(name)}", options)).text())
+
+
+async def _given(request: Any) -> tuple[str, bytes]:
+    """(name of the index, bytes) of what was handed over."""
+    name = parse_qs(urlsplit(request.url).query)["name"][0]
+    return name, (await request.js_object.arrayBuffer()).to_bytes()
+
+
+async def _body(request: Any, arriving: Arriving) -> list[bytes]:
+    """The body in pieces. What is past the limit is dropped as it comes: an answer before its end would break the
+    connection.
+    """
     if request.js_object.body is None:
-        return b""
-    reader, data, length = request.js_object.body.getReader(), bytearray(), 0
+        return []
+    reader, pieces, length = request.js_object.body.getReader(), list[bytes](), 0
     while not (piece := await arriving.next(_piece(reader))).done:
         length += piece.value.byteLength
         keep = length <= BODY_BYTES_MAX
         await arriving.take(piece.value.byteLength, keep)
         if keep:
-            data += piece.value.to_bytes()
+            pieces.append(piece.value.to_bytes())
     if length > BODY_BYTES_MAX:
         raise TooLargeError(length)
-    return bytes(data)
+    return pieces
 
 
 async def _piece(reader: Any) -> Any:
@@ -226,6 +262,12 @@ def heap_bytes() -> int:
     return int(pyodide_js._module.HEAP8.length)
 
 
+def _give_back() -> None:
+    """Lets go of what warm objects hold here: whoever asks them next reads it."""
+    if _warm_blocks is not None:
+        _warm_blocks.clear()
+
+
 class Default(WorkerEntrypoint):
     """HTTP."""
 
@@ -234,7 +276,7 @@ class Default(WorkerEntrypoint):
         service = self._service()
         headers = {str(k).lower(): str(v) for k, v in request.headers.items()}
 
-        async def body(arriving: Arriving) -> bytes:
+        async def body(arriving: Arriving) -> list[bytes]:
             return await _body(request, arriving)
 
         access = Access(
@@ -248,8 +290,6 @@ class Default(WorkerEntrypoint):
         path = f"{url.path}?{url.query}"
         method = str(request.js_object.method)  # the SDK knows some methods alone
         reply: Reply = await handle(method, path, headers, body, service, access, runtime)
-        if reply.out_of_memory and _warm_blocks is not None:  # the service has shed what it holds
-            _warm_blocks.clear()
         for work in reply.after:
             _background(self.ctx, work)
         return Response(_joined(reply.parts), status=reply.status, headers=reply.headers)
@@ -258,8 +298,15 @@ class Default(WorkerEntrypoint):
         """The isolate's service."""
         global _service
         if _service is None:
-            _service = Service(R2Bucket(self.env.BUCKET), _number(self.env, "VANTAGE_CACHE_BYTES", CACHE_BYTES))
+            cache_bytes = _number(self.env, "VANTAGE_CACHE_BYTES", CACHE_BYTES)
+            _service = Service(R2Bucket(self.env.BUCKET), cache_bytes)
             _service.limits = _limits(self.env)
+            _service.give_back = _give_back
+            at_once()
+            _service.reserve = Reserve(
+                RESERVE_BYTES if cache_bytes <= CACHE_BYTES else 0
+            )  # beside more there is no room
+            _service.beside = lambda: sum(one.nbytes for one in _sequencers.values())
             if log_ms := _number(self.env, "VANTAGE_LOG_MS", LOG_MS):
                 _service.stale_s = log_ms / 1000
             if _setting(self.env, "VANTAGE_WRITE_TOKEN") and not _setting(self.env, "VANTAGE_LOG_MS"):
@@ -277,22 +324,23 @@ class Default(WorkerEntrypoint):
         return _service
 
     async def _ask(self, name: str, ranges: str) -> tuple[str, memoryview]:
-        answer = await self.env.WARM.getByName(name).blocks(ranges)
+        answer = await _asked(self.env.WARM.getByName(name), "blocks", ranges) or {}
         return str(answer["reply"]), memoryview(answer["data"])
 
     async def _submit(self, name: str, data: bytes) -> str:
-        return str(await self.env.LOG.getByName(name).submit(name, data))
+        return await _handed(self.env.LOG.getByName(name), name, [data])
 
     async def _since(self, name: str, etag: str, log: str, seq: int) -> News:
-        return unpack_news(await self.env.LOG.getByName(name).since(name, etag, log, seq))
+        return unpack_news(await _asked(self.env.LOG.getByName(name), "since", name, etag, log, seq) or {})
 
-    async def _give(self, name: str, ranges: str, data: bytes) -> None:
-        await self.env.WARM.getByName(name).take(ranges, data)
+    async def _give(self, name: str, ranges: str, parts: list[bytes]) -> None:
+        text = ranges.encode()
+        await _handed(self.env.WARM.getByName(name), name, [HEAD.pack(len(text)), text, *parts])
 
     async def _warm_root(self, name: str) -> tuple[bytes, bytes] | None:
         try:
-            root = await asyncio.wait_for(self.env.WARM.getByName(name).root(name), WARM_TIMEOUT_S)
-            return (bytes(root["current"]), bytes(root["root"])) if root is not None else None
+            root = await asyncio.wait_for(_asked(self.env.WARM.getByName(name), "root", name), WARM_TIMEOUT_S)
+            return (root["current"], root["root"]) if root is not None else None
         except Exception:  # late, gone or broken: the bucket answers instead
             return None
 
@@ -320,9 +368,12 @@ class WarmIndex(DurableObject):
         reply, data = self._warm_blocks().answer(ranges)
         return {"reply": reply, "data": data}
 
-    async def take(self, ranges: str, data: Any) -> None:
-        """See WarmBlocks.take."""
-        self._warm_blocks().take(ranges, data)
+    async def fetch(self, request: Any) -> Any:
+        """Takes blocks that are handed over: see WarmBlocks.take. The length of their ranges stands before these."""
+        _, data = await _given(request)
+        end = HEAD.size + HEAD.unpack_from(data)[0]
+        self._warm_blocks().take(data[HEAD.size : end].decode(), memoryview(data)[end:])
+        return Response("")
 
     def _warm_blocks(self) -> WarmBlocks:
         global _warm_blocks
@@ -357,9 +408,13 @@ class IndexLog(DurableObject):
         super().__init__(ctx, env)
         self.sequencer: Sequencer | None = None
 
-    async def submit(self, name: str, data: Any) -> str:
+    async def fetch(self, request: Any) -> Any:
+        """What comes of a packed submission that is handed over."""
+        return Response(await self.submit(*await _given(request)))
+
+    async def submit(self, name: str, data: bytes) -> str:
         """See vantage.log.sequencer.answered."""
-        return await answered(self._sequencer(name), bytes(data))
+        return await answered(self._sequencer(name), data)
 
     async def since(self, name: str, etag: str, log: str, seq: int) -> dict[str, Any]:
         """See Sequencer.since and pack_news."""

@@ -362,6 +362,23 @@ def test_a_request_that_needs_much_has_the_room_of_the_cache(monkeypatch: pytest
     assert service.cache.held == 10
 
 
+def test_a_cache_leaves_to_others_what_they_need() -> None:
+    cache = Cache(30)
+    cache.register(["g/a"])
+    for at in (0, 10, 20):
+        cache.put("g/a", at, memoryview(bytes(10)))
+    cache.leave(15)
+    assert set(cache.offsets("g/a")) == {20}
+    cache.put("g/a", 0, memoryview(bytes(5)))
+    assert cache.held == 15
+    cache.leave(99)
+    cache.put("g/a", 0, memoryview(bytes(1)))
+    assert cache.held == 0
+    cache.leave(0)
+    cache.put("g/a", 0, memoryview(bytes(30)))
+    assert cache.held == 30
+
+
 def test_a_cache_evicts_the_least_recently_used() -> None:
     cache = Cache(30)
     cache.register(["g/a", "g/b"])

@@ -19,6 +19,7 @@ from doubles import Built, Failing, Recorder, always, never, nth
 
 from vantage import indexes as service_module
 from vantage.errors import ChangedError, DamagedError, InputError, NotFoundError, StoreError
+from vantage.reserve import Reserve
 from vantage.http.access import Access
 from vantage.http.routes import handle
 from vantage.indexes import REVALIDATE_S, Service
@@ -541,3 +542,42 @@ def test_what_is_shed_is_read_again(tmp_path: Path) -> None:
         assert [(m.id, m.score) for m in (await service.query("a", query_of)).matches] == before
 
     asyncio.run(run())
+
+
+def test_what_logs_and_bodies_need_the_cache_leaves_to_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(service_module, "SHARED_BYTES", 1000)
+    service, logs, gone = Service(Folder(tmp_path), 300), [0], list[bool]()
+    service.beside, service.give_back = lambda: logs[0], lambda: gone.append(True)
+    service.reserve = Reserve(1 << 20)
+    monkeypatch.setattr(service_module, "SHARED_BYTES", service.reserve.held + 1000)
+    service.cache.register(["a"])
+
+    async def kept(nbytes: int, logged: int) -> tuple[int, int]:
+        """Of three parts of a hundred bytes, while a body is held, and before."""
+        logs[0] = logged
+        service._fit_cache()
+        for at in range(3):
+            service.cache.put("a", at, memoryview(bytes(100)))
+        before = service.cache.held
+        async with service.body_room(nbytes, asyncio.get_running_loop().time() + 1):
+            return before, service.cache.held
+
+    assert asyncio.run(kept(1000, 0)) == (300, 300)
+    assert asyncio.run(kept(1100, 0)) == (300, 200)
+    assert asyncio.run(kept(100, 1000)) == (300, 200) and not gone
+    assert asyncio.run(kept(1, 1150)) == (100, 100) and not gone
+    assert asyncio.run(kept(1, 1400)) == (0, 0) and gone
+    assert asyncio.run(kept(0, 0)) == (300, 300)
+
+
+def test_the_reserve_is_free_while_a_large_body_is_held(tmp_path: Path) -> None:
+    service = Service(Folder(tmp_path), 0)
+    service.reserve = Reserve(1 << 20)
+
+    async def held(nbytes: int) -> int:
+        async with service.body_room(nbytes, asyncio.get_running_loop().time() + 1):
+            return service.reserve.held
+
+    assert asyncio.run(held(service_module.READING_BYTES)) == service.reserve.held == 1 << 20
+    assert asyncio.run(held(service_module.READING_BYTES + 1)) == 0
+    assert service.reserve.held == 1 << 20

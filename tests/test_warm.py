@@ -42,7 +42,8 @@ class Place:
             data = data[:-1]
         return said, memoryview(data)
 
-    async def give(self, name: str, places: str, data: bytes) -> None:
+    async def give(self, name: str, places: str, parts: list[bytes]) -> None:
+        data = b"".join(parts)
         assert len(data) <= CALL_BYTES_MAX
         self.calls.append((name, len(data)))
         self.kept.take(places, data)

@@ -8,6 +8,7 @@ import random
 import shutil
 import struct
 import time
+from array import array
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,11 +26,14 @@ from vantage.errors import NotFoundError, StoreError
 from vantage.format.log import OPERATIONS_MAX, Request, segment_key
 from vantage.http.access import Access
 from vantage.http.reply import Reply
+from vantage.http.request import parse_body
 from vantage.http.routes import handle
 from vantage.http.writes import FRAME, FRAME_MAGIC
+from vantage.http.writes import compact as compacted
 from vantage.indexes import Service
 from vantage.log.client import WriteClient
 from vantage.log.move import advance
+from vantage.log.rows import stored_attributes
 from vantage.log.sequencer import Sequencer
 from vantage.log.state import LogState, read_log, whole_state
 from vantage.log.submission import Submission, own_key
@@ -500,3 +504,13 @@ def test_an_index_is_deleted_by_its_name_and_stays_in_the_bucket(place: Place) -
     assert place.send({"delete": ["b"]}).status == 404 and remove(place, "?name=words").status == 404
     with pytest.raises(NotFoundError, match="deleted"):
         place.log()
+
+
+def test_vectors_are_arrays_and_attributes_of_their_name_are_not() -> None:
+    body = b'{"upsert": [{"id": "a", "vector": [0.5, 1e99]}, {"id": "b", "vector": [1, 0.5]}, {"vector": [0.5]}]}'
+    rows = parse_body(body, pairs=compacted, names=("upsert",))["upsert"]
+    assert [row["vector"] for row in rows] == [array("d", [0.5, 1e99]), [1, 0.5], [0.5]]
+    stored = stored_attributes(
+        compacted({"id": 1, "vector": [0.5]}), {"id": "int64", "vector": "list<e: double>"}, {}, ""
+    )
+    assert stored == b'{"id":1,"vector":[0.5]}'

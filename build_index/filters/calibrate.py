@@ -34,7 +34,7 @@ from vantage.search.matching import (
 )
 from vantage.search.plan import spread
 from vantage.search.prepare import Prepared
-from vantage.search.projected import WHOLE_BYTES, ChunkScan, known_bases, route_chunks, runs
+from vantage.search.projected import WRESERVE_BYTES, ChunkScan, known_bases, route_chunks, runs
 from vantage.search.route.tail import by_centres, tail
 from vantage.search.scan import LrsqScan
 from vantage.search.segment import FEW_MATCHES, Segment
@@ -176,7 +176,7 @@ def _try(
         pricing = {k: _pricing(segment, priced[k], directory) for k in ks}
         nbytes = sum(sum(directory.places[0].whole[run.first : run.end]) for run in runs(base))
         scan: LrsqScan = ChunkScan(root, base.projection, asked.prepared, POOL, (), {})
-        out += _trials(asked, True, nbytes <= WHOLE_BYTES, pricing, scan, segment, read, best, count, table, None)
+        out += _trials(asked, True, nbytes <= WRESERVE_BYTES, pricing, scan, segment, read, best, count, table, None)
     if asked.selection.in_blocks(root) and (not some or count > BLOCKS_SHARE_MIN * root.index.rows):
         assert segment.resident is not None
         pricing = {k: _pricing(segment, spread(routed[k], segment.resident), segment.resident) for k in ks}

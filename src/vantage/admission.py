@@ -45,6 +45,11 @@ class Admission:
         self._waiting: list[_Ticket] = []
         self._working: list[_Ticket] = []
 
+    @property
+    def held(self) -> int:
+        """Bytes of those that work."""
+        return sum(t.nbytes for t in self._working)
+
     @asynccontextmanager
     async def enter(self, nbytes: int, deadline: float | None = None) -> AsyncIterator[None]:
         """Waits for room for so many bytes, and holds it.
@@ -79,8 +84,7 @@ class Admission:
         """Whether it is this one's turn, and there is room."""
         if ticket not in self._waiting:  # it was silent for long, and is heard of again: last in order
             self._waiting.append(ticket)
-        held = sum(t.nbytes for t in self._working)
-        return self._waiting[0] is ticket and (not self._working or held + ticket.nbytes <= self.room)
+        return self._waiting[0] is ticket and (not self._working or self.held + ticket.nbytes <= self.room)
 
     def _drop_the_gone(self, now: float) -> None:
         self._waiting = [t for t in self._waiting if now - t.heard < SILENT_S]

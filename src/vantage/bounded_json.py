@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from itertools import accumulate
 from math import isfinite
 from typing import Any
+
+Pairs = Callable[[dict[str, Any]], dict[str, Any]]
 
 _OPENS, _CLOSES = b"[{", b"]}"
 _LEVELS = bytes.maketrans(_OPENS + _CLOSES, b"\x01\x01\xff\xff")  # +1 and -1 as signed bytes; quotes stay
@@ -21,13 +24,21 @@ _HALF_PAIR = re.compile(
 )  # fmt: skip
 
 
-def loads(data: bytes | memoryview | str, depth_max: int, parts_max: int | None = None, *, finite: bool = True) -> Any:
+def loads(
+    data: bytes | memoryview | str,
+    depth_max: int,
+    parts_max: int | None = None,
+    *,
+    finite: bool = True,
+    pairs: Pairs | None = None,
+) -> Any:
     """The value of a JSON text in UTF-8 (RFC 8259), a byte order mark allowed.
 
     Lists and objects are open in each other at most `depth_max` deep; lists, objects and texts are at most `parts_max`
     in all (None: as many as there are). Refused too: a name twice in an object, half a surrogate pair, an integer of
     more than 4,300 digits, and NaN, infinities and what overflows to one. With finite=False those numbers are left to
-    a caller that checks each: lists of numbers are then parsed three times as fast.
+    a caller that checks each: lists of numbers are then parsed three times as fast. pairs: what makes an object of its
+    members then, once they are told apart.
 
     Raises ValueError. Beside the parser's own it takes a few bytes for each bracket and quote, and one pass for each
     kind of character looked for.
@@ -44,7 +55,9 @@ def loads(data: bytes | memoryview | str, depth_max: int, parts_max: int | None 
     if b"\\u" in text and _HALF_PAIR.search(text.replace(b"\\\\", b"__")):
         raise ValueError("half a surrogate pair")
     try:
-        return (_FINITE if finite else _ANY_NUMBER).decode(text.decode())
+        if pairs is None:
+            return (_FINITE if finite else _ANY_NUMBER).decode(text.decode())
+        return json.JSONDecoder(object_pairs_hook=lambda members: pairs(_object(members))).decode(text.decode())
     except ValueError as error:
         if "int_max_str_digits" in str(error):  # advice to a program; a parse_int here would triple the time of a list
             raise ValueError("an integer of more than 4300 digits") from None

@@ -18,6 +18,7 @@ from .cost import Limits
 from .errors import BehindError, ChangedError, DamagedError, InputError, NotFoundError, StoreError
 from .follow import NEVER, Followed
 from .format import Current, Root
+from .reserve import Reserve
 from .index import Index
 from .log.client import WriteClient
 from .log.relay import Since
@@ -40,6 +41,7 @@ READING_BYTES = 6 << 20
 WORKING_BYTES = 14 << 20  # of it in the heap about half: reads under way are not
 LARGE_BYTES = 8 << 20  # one that holds more in the heap gets the room of the blocks kept
 INDEXES_BYTES = 10 << 20  # what open indexes may hold together; one alone may hold more
+SHARED_BYTES = 20 << 20  # for indexes, logs, bodies and their reserve; what these need more, the cache leaves to them
 OPENING_S = 15.0  # one that takes longer is taken for gone
 INDEX_BYTES = 32 << 10  # what an open index holds beside its root: a small one holds little else
 ROOT_COPIES = 2  # a root as it came, and what is made of it
@@ -107,7 +109,9 @@ class Service:
     """All that requests share. Before the bucket it asks `warm_root` for an index, `warm_client` for blocks.
 
     stale_s: so many seconds what is known of a log may be old; None: logs are read for requests alone that wish it.
-    since_rpc: asks the sequencer of a log, which knows all that it acknowledged; None: the bucket is asked.
+    since_rpc: asks the sequencer of a log, which knows all that it acknowledged; None: the bucket is asked. beside:
+    bytes that others hold in this isolate, of logs. give_back: lets go of what others hold and can have again. reserve:
+    for bodies that are long.
     """
 
     def __init__(self, bucket: Bucket, cache_bytes: int, warm_root: WarmRoot | None = None) -> None:
@@ -117,6 +121,9 @@ class Service:
         self.limits = Limits()
         self.stale_s: float | None = None
         self.since_rpc: Since | None = None
+        self.beside: Callable[[], int] = lambda: 0
+        self.give_back: Callable[[], None] = lambda: None
+        self.reserve = Reserve()
         self.bodies = Bodies()  # of requests that stand at no door yet
         self.reading = Admission(READING_BYTES)  # requests whose bodies have come, until they are answered
         self.working = Admission(WORKING_BYTES)  # those of them that are being answered
@@ -243,6 +250,29 @@ class Service:
         """Closes those that were used longest ago, but for this one, until there is room."""
         while len(self.open) > 1 and sum(map(_index_bytes, self.open.values())) > INDEXES_BYTES:
             self._close(next(n for n in self.open if n != name))
+        self._fit_cache()
+
+    def _fit_cache(self) -> None:
+        """Leaves to others what they need of the cache's room; gives back what else may go where that is too little."""
+        held = sum(map(_index_bytes, self.open.values())) + self.beside() + self.reading.held + self.reserve.held
+        self.cache.leave(max(0, held - SHARED_BYTES))
+        if held - SHARED_BYTES > self.cache.budget:
+            self.give_back()
+            if self.warm_client is not None:
+                self.warm_client.rest()
+
+    @asynccontextmanager
+    async def body_room(self, nbytes: int, deadline: float) -> AsyncIterator[None]:
+        """Room for what a request holds of its body until it is answered. See Admission.enter."""
+        async with self.reading.enter(nbytes, deadline):
+            if nbytes > READING_BYTES:  # alone behind this door, as it takes more than there is
+                self.reserve.open()
+            self._fit_cache()
+            try:
+                yield
+            finally:
+                self.reserve.close()
+                self._fit_cache()
 
     def _close(self, name: str) -> None:
         """Forgets an open index and its blocks; the next that asks for it opens it again."""
@@ -272,10 +302,12 @@ class Service:
     def shed(self) -> None:
         """Gives back what can be had again: blocks, all indexes but the one used last, what was to be given away."""
         self.cache.clear()
+        self.give_back()
         for name in list(self.open)[:-1]:
             self._close(name)
         if self.warm_client is not None:
             self.warm_client.drop()
+        self.reserve.close()
         gc.collect()  # frames of what failed refer to each other, and hold what they had
 
     def is_stale(self, name: str) -> bool:

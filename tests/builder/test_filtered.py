@@ -561,7 +561,7 @@ def test_a_large_index_answers_as_a_small_one(large: Large, monkeypatch: pytest.
     _, _, x, rows = large
     assert index.root.paged and index.root.centres is None and not resident.root.paged
     assert max(len(p.block) for p in index.root.projections) > 8
-    monkeypatch.setattr(paged, "WHOLE_BYTES", 600)
+    monkeypatch.setattr(paged, "WRESERVE_BYTES", 600)
     monkeypatch.setattr(paged, "PAGES_BYTES_MAX", 1 << 20)
     draw, recalls = Random(12), []
     for _ in range(150):

@@ -8,6 +8,7 @@ import shutil
 from array import array
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from random import Random
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -237,3 +238,55 @@ def test_an_empty_index_is_made_and_asked_at_once(words: Built, tmp_path: Path) 
         assert [(m["id"], m["score"]) for m in got["matches"]] == [(str(m.id, "utf-8"), m.score) for m in own.matches]  # type: ignore[arg-type]
         assert got["complete"] and got["scores"] == "exact" and got["receipt"]["gets"] == 0
     assert found[3]["receipt"]["proof"]["proven"]
+
+
+def test_requests_as_large_as_may_be_are_answered_beside_a_long_log(sample_bucket: Path, tmp_path: Path) -> None:
+    """Or told that memory has ended; the isolate goes on: the log is as it was written, and what it has is found.
+
+    Its rows are replaced as often as they are written again, so the log grows by less than the room that it has.
+    """
+    bucket, random = tmp_path / "bucket", Random(5)
+    shutil.copytree(sample_bucket, bucket)
+    rows = [
+        {"id": f"fresh {i}", "vector": [round(random.gauss(0, 1), 3) for _ in range(384)], "attributes": {"pos": "n"}}
+        for i in range(1000)
+    ]
+    stored = [row | {"vector": array("f", row["vector"])} for row in rows]  # type: ignore[arg-type]
+    again = ([row | {"id": f"{row['id']} {n}"} for row in stored] for n in range(15))
+    write_rows(sender(str(bucket / "wordnet"), {}), "upsert", again, lambda n: None)
+    load(bucket, tmp_path / "state")
+    vectors = [row["vector"] for row in rows]
+    asked = [
+        ("query", {"vector": vectors[0], "top_k": 1000, "include": ["attributes"]}),
+        ("write", {"upsert": rows}),
+        ("query", {"vector": vectors[1], "top_k": 100, "rerank": 200}),
+        ("query", {"vector": vectors[2], "top_k": 50, "distinct": "category"}),
+        ("facets", {"facets": {"category": {"top": 1000}}, "exact": True}),
+        ("write", {"upsert": [rows[0] | {"attributes": {"gloss": "x" * ((1 << 20) - 300)}}]}),
+        ("query", {"vectors": vectors[:16], "top_k": 128}),
+        ("write", {"upsert": rows[:500]}),
+        ("query", {"vector": vectors[3], "filter": {"pos": "n"}, "top_k": 100, "include": ["attributes"]}),
+    ]
+    with serve(tmp_path / "state", variables=TOKENS) as server:
+
+        def sent(path: str, body: Any) -> tuple[int, dict[str, Any]]:
+            head = {"authorization": f"Bearer {TOKENS['VANTAGE_WRITE_TOKEN' if path == 'write' else 'VANTAGE_TOKEN']}"}
+            url = f"{server.url}/v1/indexes/wordnet/{path}"
+            try:
+                with urlopen(Request(url, json.dumps(body).encode(), head), timeout=60) as answer:
+                    return answer.status, json.load(answer)
+            except HTTPError as error:
+                return error.code, json.load(error)
+
+        seq, refused = 15, 0
+        for path, body in asked * 3:
+            status, answer = sent(path, body)
+            if status == 200 and path == "write":
+                assert answer["seq"] > seq
+                seq = answer["seq"]
+            elif status != 200:
+                assert (status, answer["code"]) in ((503, "store_unavailable"), (429, "log_full")), answer
+                refused += 1
+        assert refused <= 3
+        found = sent("query", {"vector": vectors[7], "top_k": 3, "after": seq})[1]
+        assert found["matches"][0]["score"] > 0.999 and found["receipt"]["seq"] >= seq

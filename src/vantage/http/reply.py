@@ -22,7 +22,6 @@ class Reply:
     body: Any
     headers: dict[str, str] = field(default_factory=lambda: {"content-type": JSON})
     after: list[Awaitable[Any]] = field(default_factory=list)
-    out_of_memory: bool = False
     parts: list[bytes] = field(default_factory=list)
 
     @property

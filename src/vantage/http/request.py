@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
-from ..bounded_json import loads
+from ..bounded_json import Pairs, loads
 from ..cost import Budget
 from ..errors import InputError, LimitError
 from ..format import DIMENSION_MAX, VECTORS
@@ -152,10 +152,11 @@ def parse_body(
     names: tuple[str, ...] = FIELDS,
     parts_max: int = PARTS_MAX,
     example: str = 'send {"vector": [...], "top_k": 10}',
+    pairs: Pairs | None = None,
 ) -> dict[str, Any]:
-    """Fields of a JSON body; numbers may still be NaN or infinite. Raises InputError."""
+    """Fields of a JSON body; numbers may still be NaN or infinite. pairs: see `loads`. Raises InputError."""
     try:
-        fields = loads(body, DEPTH_MAX, parts_max, finite=False)
+        fields = loads(body, DEPTH_MAX, parts_max, finite=False, pairs=pairs)
     except ValueError as error:
         reason = "it is not UTF-8" if isinstance(error, UnicodeError) else str(error)[:200]
         raise InputError(f"the body is not JSON that can be read: {reason}", hint=example) from None

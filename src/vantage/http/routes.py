@@ -29,7 +29,7 @@ LOGGED_FRAMES = 4  # of a bug, the innermost ones
 HEADERS = "Authorization, Content-Type, Content-Encoding, Idempotency-Key, X-Request-Id"  # that a browser may send
 ANYBODY, READERS, WRITERS = "anybody", "readers", "writers"  # scopes: who may call
 
-ReadBody = Callable[[Arriving], Awaitable[bytes]]  # which it tells of each piece
+ReadBody = Callable[[Arriving], Awaitable[bytes | list[bytes]]]  # whole or in pieces, of each of which it tells
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,7 @@ async def handle(
         reply = problem(error, request_id)
     except MemoryError:
         service.shed()
-        reply = problem(StoreError("out of memory", hint="send fewer vectors, or try again"), request_id)
-        reply.out_of_memory = True
+        reply = problem(StoreError("out of memory", hint=_smaller(path)), request_id)
     except Exception as error:  # a bug: say its type, not its data
         frames = extract_tb(error.__traceback__)[-LOGGED_FRAMES:]
         where = " <- ".join(
@@ -152,14 +151,16 @@ async def _answer(
         async def whole_body() -> bytes:
             nonlocal door_deadline
             async with service.bodies.enter() as arriving:  # at no door: nobody stands behind one that stalls
-                data = await body(arriving)
+                came = await body(arriving)
+                pieces = [came] if isinstance(came, bytes) else came
+                nbytes = sum(map(len, pieces))
                 if arriving.kept_s >= WAIT_S:
                     raise BusyError("others took too long for this request", hint="ask again in a second")
                 arriving.whole, door_deadline = True, clock() + WAIT_S - arriving.kept_s
                 await reading.enter_async_context(
-                    service.reading.enter(request_bytes(_body_bytes(data, headers)), door_deadline)
+                    service.body_room(request_bytes(_body_bytes(nbytes, headers)), door_deadline)
                 )
-                return data
+                return b"".join(pieces)  # behind the door, where there is a hole for it
 
         async def make_room(nbytes: int, in_flight: int, share: float) -> None:
             await work.aclose()  # of a generation that was asked before
@@ -167,7 +168,7 @@ async def _answer(
                 await work.enter_async_context(service.room(nbytes, in_flight, door_deadline, share))
 
         if route.scope == READERS and route.method == "GET":  # others have a body to wait for; health waits for nobody
-            await reading.enter_async_context(service.reading.enter(request_bytes(0), door_deadline))
+            await reading.enter_async_context(service.body_room(request_bytes(0), door_deadline))
         trusted = access.public or has_token(headers, access)
         options = path.partition("?")[2]
         call = Call(parts, options, headers, whole_body, service, trusted, deadline, make_room, runtime)
@@ -176,9 +177,16 @@ async def _answer(
         return reply
 
 
-def _body_bytes(body: bytes, headers: Mapping[str, str]) -> int:
-    """Bytes of a body as it is read; the most there may be where it is packed."""
-    return len(body) if headers.get("content-encoding", "identity").lower() == "identity" else BODY_BYTES_MAX
+def _smaller(path: str) -> str:
+    """What takes less memory."""
+    if path.partition("?")[0].endswith("/write"):
+        return "send fewer rows, or try again; `vantage compact` makes room where the log is long"
+    return "ask for less at once, or try again; `vantage compact` makes room where a log is long"
+
+
+def _body_bytes(nbytes: int, headers: Mapping[str, str]) -> int:
+    """Bytes of a body as it is read, of so many that came; the most there may be where it is packed."""
+    return nbytes if headers.get("content-encoding", "identity").lower() == "identity" else BODY_BYTES_MAX
 
 
 def _parts(path: str) -> list[str]:

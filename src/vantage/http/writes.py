@@ -77,7 +77,7 @@ async def write(call: Call) -> Reply:
     packed = is_binary(call.headers.get("content-type", ""))
     data = decode(await call.body(), call.headers.get("content-encoding", ""))
     text, vectors = unpack_frame(data) if packed else (data, None)
-    rows = parse_rows(parse_body(text, FIELDS, PARTS_MAX, EXAMPLE), vectors)
+    rows = parse_rows(parse_body(text, FIELDS, PARTS_MAX, EXAMPLE, compact), vectors)
 
     async def to_the_bucket() -> None:
         await call.make_room(BYTES_MAX, BYTES_MAX, 1.0)  # all of the log may have to be read
@@ -202,6 +202,14 @@ def unpack_frame(body: bytes) -> tuple[memoryview, Vectors]:
     view, begin = memoryview(body), FRAME.size + length
     numbers = array("f", body[begin:])
     return view[FRAME.size : begin], [numbers[i * dimension : (i + 1) * dimension] for i in range(count)]
+
+
+def compact(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as it is read, its vector in eight bytes a number: as objects of Wasm they take 36, more than all else."""
+    vector = row.get("vector")
+    if "id" in row and isinstance(vector, list) and {float}.issuperset(map(type, vector)):
+        row["vector"] = array("d", vector)
+    return row
 
 
 class Rows:

@@ -30,7 +30,7 @@ def pack_news(news: News) -> dict[str, Any]:
 
 def unpack_news(told: Mapping[str, Any]) -> News:
     """What `pack_news` has packed. Raises StoreError where the lengths do not fit."""
-    data, at, segments = bytes(told["data"]), int(told["current"]), list[bytes]()
+    data, at, segments = told["data"], int(told["current"]), list[bytes]()
     current = data[:at] or None
     for length in told["segments"]:
         segments.append(data[at : at + int(length)])

@@ -114,7 +114,7 @@ def stored_attributes(value: Any, types: Mapping[str, str], fields: Mapping[str,
         if name not in types:
             hint = f"it has: {', '.join(types) or 'none'}"[:400]
             raise InputError(f"{where}: {name[:80]!r} is no attribute of this index", hint=hint, param=where)
-        out[name] = _fitting(one, types[name], where)
+        out[name] = _fitting(list(one) if isinstance(one, array) else one, types[name], where)
         if name in fields:
             try:
                 values_of(fields[name], out[name], where)

@@ -20,7 +20,7 @@ from ..format.current import Current
 from ..format.log import REQUESTS_BYTES_MAX, SEGMENT_BYTES_MAX, SEGMENT_KEY, Id, pack_request
 from .commit import check_request, commit
 from .conditions import ROW_BYTES, BaseRow, Write
-from .segment import Draw
+from .segment import Draw, unknown
 from .state import BYTES_MAX, Clock, LogState, follow, read_log
 from .store import LogStore
 from .submission import Done, Submission, pack_outcome, unpack_submission
@@ -108,19 +108,25 @@ class _Kept:
 
 
 async def answered(sequencer: Sequencer, data: bytes) -> str:
-    """What comes of a packed submission, packed."""
+    """What comes of a packed submission, packed. Where memory ends, the log is let go of, and nobody knows."""
     try:
         return pack_outcome(await sequencer.submit(unpack_submission(data)))
     except VantageError as error:
         return pack_outcome(error)
+    except MemoryError:
+        sequencer.forget()
+        return pack_outcome(unknown())
 
 
 class Sequencer:
-    """Of one index. Writes that arrive while a segment is being put go into the next one together."""
+    """Of one index. Writes that arrive while a segment is being put go into the next one together.
+
+    nbytes: about what is held of the log.
+    """
 
     def __init__(self, store: LogStore, clock: Clock, draw: Draw = secrets.token_bytes) -> None:
         self.clock, self.draw = clock, draw
-        self._kept = _Kept(store)
+        self._kept, self.nbytes = _Kept(store), 0
         self._state: LogState | None = None
         self._seen_at = -math.inf  # all that was acknowledged before is in the state
         self._lock = asyncio.Lock()  # of the state, while it is read on
@@ -128,9 +134,7 @@ class Sequencer:
         self._running: asyncio.Future[None] | None = None
         self._looking: asyncio.Future[None] | None = None
 
-    @property
-    def nbytes(self) -> int:
-        """About what is held of the log."""
+    def _held_bytes(self) -> int:
         nbytes, state = sum(map(len, self._kept.segments.values())), self._state
         if state is not None and state.tail.shape is not None:
             _, operations, logged = state.tail.held(state.current.log.start)
@@ -140,7 +144,7 @@ class Sequencer:
     def forget(self) -> None:
         """Lets go of all that is held: the next that asks reads the log."""
         self._state, self._seen_at = None, -math.inf
-        self._kept = _Kept(self._kept.store)
+        self._kept, self.nbytes = _Kept(self._kept.store), 0
 
     async def submit(self, submission: Submission) -> Done:
         """Writes, or says why not: where it is durable, once it is.
@@ -242,6 +246,7 @@ class Sequencer:
             state.tail.forget_vectors()
             kept.begin(state.current.log.id, state.current.log.start)
             self._state, self._seen_at = state, began
+            self.nbytes = self._held_bytes()
 
     async def since(self, etag: str, log: str, seq: int, most: int = BYTES_MAX) -> News:
         """What a reader does not know that has the CURRENT of this etag, and of this log all up to a seq: all writes

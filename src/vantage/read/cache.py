@@ -16,6 +16,7 @@ class Cache:
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.held = 0
+        self._left = 0  # bytes of the budget that others need
         self._lent_until = 0.0
         self._parts: OrderedDict[tuple[str, int], bytes] = OrderedDict()
         self._offsets: dict[str, set[int]] = {}  # of each known object
@@ -41,12 +42,11 @@ class Cache:
 
         Where memory ends, all parts are given back instead: an answer that is under way needs it more.
         """
-        if len(data) > self.budget or key not in self._offsets or offset in self._offsets[key]:
+        if len(data) > self.budget - self._left or key not in self._offsets or offset in self._offsets[key]:
             return
         if time.monotonic() < self._lent_until:
             return
-        while self.held + len(data) > self.budget:
-            self._drop(next(iter(self._parts)))
+        self._shrink(len(data))
         try:
             self._parts[key, offset] = bytes(data)
         except MemoryError:
@@ -67,11 +67,21 @@ class Cache:
         for part in list(self._parts):
             self._drop(part)
 
+    def leave(self, nbytes: int) -> None:
+        """Leaves so many bytes of the budget to others from now on."""
+        self._left = min(nbytes, self.budget)
+        self._shrink(0)
+
     def lend(self, seconds: float) -> None:
         """Drops all parts and keeps none for so long: a request has their room. 0 seconds: it has given it back."""
         self._lent_until = time.monotonic() + seconds
         if seconds:
             self.clear()
+
+    def _shrink(self, more: int) -> None:
+        """Drops what was used longest ago until so much more fits."""
+        while self._parts and self.held + more > self.budget - self._left:
+            self._drop(next(iter(self._parts)))
 
     def _drop(self, part: tuple[str, int]) -> None:
         self.held -= len(self._parts.pop(part))

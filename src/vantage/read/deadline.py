@@ -33,7 +33,8 @@ class Deadline:
         """Deadline all reads are done, one has failed, or it is over; then those that are left are cancelled."""
         self._reads.update(tasks)
         loop = asyncio.get_running_loop()
-        timer = None if self.at is None else loop.call_at(self.at, self.end)
+        # Pyodide's loop refuses times that are past, and this one may be by now.
+        timer = None if self.at is None else loop.call_later(max(0.0, self.at - loop.time()), self.end)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         finally:

@@ -28,7 +28,8 @@ CURRENT_BYTES_MAX = 1 << 16
 
 class Buffer:
     """The buffer that reads land in: a short one, and from the first longer read on one as long as ranges may be. One
-    that grew with each read would leave holes in the heap. A longer root makes it grow all the same.
+    that grew with each read would leave holes in the heap. A longer root makes it grow all the same. A Worker takes all
+    of it `at_once`, while there is room in a row.
     """
 
     def __init__(self) -> None:
@@ -39,6 +40,11 @@ class Buffer:
         if len(self._data) < length:
             self._data = bytearray(SHORT_BYTES if length <= SHORT_BYTES else max(length, READ_BYTES_MAX))
         return memoryview(self._data)[:length]
+
+
+def at_once() -> None:
+    """Makes the buffer as long as ranges may be."""
+    _BUFFER.view(READ_BYTES_MAX)
 
 
 # One an isolate. Bytes are used before the next await, so that queries side by side can share it.

@@ -22,9 +22,9 @@ ROOTS_BYTES = 4 << 20  # what the roots of all indexes may take together; one al
 ByteRange = tuple[str, int, int]  # object key, offset, size: the same bytes for ever, as generations are immutable
 
 # One call each, to the warm place of an index: (name, ranges as JSON) -> (what it says as JSON, bytes), and
-# (name, ranges as JSON, bytes). They may raise, and may take long.
+# (name, ranges as JSON, the bytes of each). They may raise, and may take long.
 Ask = Callable[[str, str], Awaitable[tuple[str, memoryview]]]
-Give = Callable[[str, str, bytes], Awaitable[None]]
+Give = Callable[[str, str, list[bytes]], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -168,8 +168,17 @@ class WarmClient:
     def keep(self, byte_range: ByteRange, data: memoryview) -> None:
         """Copies what was read, and is wanted, for `send`."""
         if byte_range not in self._outbox and self._outbox_bytes + len(data) <= CALL_BYTES_MAX:
-            self._outbox[byte_range] = bytes(data)
+            try:
+                self._outbox[byte_range] = bytes(data)
+            except MemoryError:
+                self.drop()
+                return
             self._outbox_bytes += len(data)
+
+    def rest(self) -> None:
+        """Asks and gives nothing for a while: memory is short here."""
+        self.drop()
+        self._rest = asyncio.get_running_loop().time() + REST_S
 
     def drop(self) -> None:
         """Forgets what was to be given away."""
@@ -187,4 +196,7 @@ class WarmClient:
         for byte_range in outbox:
             by_name.setdefault(byte_range[0].partition("/")[0], []).append(byte_range)
         for name, ranges in by_name.items():
-            await self.give_rpc(name, json.dumps(ranges), b"".join(outbox[p] for p in ranges))
+            try:
+                await self.give_rpc(name, json.dumps(ranges), [outbox[p] for p in ranges])
+            except Exception:  # raised further, its frames would keep all that was to be given
+                self.rest()

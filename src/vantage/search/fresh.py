@@ -23,7 +23,8 @@ from .rows import json_bytes
 from .scan import rows_taken
 from .superseded import IdTable, Superseded
 
-ROW_BYTES = 250  # of a row and of an id beside vector and attributes: its columns, and its places in tables
+ROW_BYTES = 100  # of a row, and of an id, beside vector and attributes: as objects of Wasm, and places in tables
+VALUE_BYTES = 90  # of a field of a row in columns, beside its keys: lists and what they hold
 FIRST_ROWS = 256  # of a scan, all of which get a score
 GONE = -1  # instead of a place: an id without a row
 BOUND_SHARE = 1e-9  # more than f64 rounds a product by
@@ -98,6 +99,7 @@ class _Rows:
         self.root, self.ids = root, list[Id]()
         kind, d = root.index.vector_kind, root.index.dimension
         self.vectors, self.attributes, self.lengths = _Blocks(VECTOR_BYTES[kind] * d), list[bytes](), array("d")
+        self.attributes_bytes = 0
         self.compared = _Blocks(VECTOR_BYTES["f32"] * d) if kind == "i8" else self.vectors
         self.shortest = self.longest = 0.0  # of lengths
         self.chunks: list[_Chunk] = []
@@ -118,6 +120,7 @@ class _Rows:
                 self.compared.add(comparable(joined, index.vector_kind)[0])
         self.ids += ids
         self.attributes += attributes
+        self.attributes_bytes += sum(map(len, attributes))
         if lengths:
             self.shortest = min(lengths) if not self.lengths else min(self.shortest, min(lengths))
             self.longest = max(self.longest, max(lengths))
@@ -250,9 +253,11 @@ class FreshRows:
 
     @property
     def nbytes(self) -> int:
-        """About what it holds."""
+        """About what it holds, with the columns that a filter will ask for."""
         rows = self.rows
-        return rows.vectors.nbytes + sum(map(len, rows.attributes)) + ROW_BYTES * (len(rows.ids) + len(self.places))
+        row = ROW_BYTES + VALUE_BYTES * len(self.root.filters)
+        vectors = rows.vectors.nbytes + (rows.compared.nbytes if rows.compared is not rows.vectors else 0)
+        return vectors + rows.attributes_bytes + row * len(rows.ids) + ROW_BYTES * len(self.places)
 
     def values(self, field: int, place: int) -> Sequence[Any]:
         """What a row has of a field: keys, of texts with ranks their UTF-8."""

@@ -36,7 +36,7 @@ TABLES_BYTES_MAX = 256 << 10  # of counts that a query reads
 CHUNK_BYTES = 3  # what a byte of such a page takes once it is unpacked
 PAGES_BYTES_MAX = 256 << 10  # of directories of chunks
 SCATTERED_BYTES_MAX = 128 << 10  # of pages of several values, which a wide range has: it is read by blocks
-WHOLE_BYTES = 96 << 10  # pages of so many bytes in all are all read
+WRESERVE_BYTES = 96 << 10  # pages of so many bytes in all are all read
 GETS_MAX = 4
 LOST_SHARE = 0.25  # of what a plan may leave unread, that may lie in pages which are not read
 DENSITY_MIN = 1e-12  # what is left of a sum of densities where there are no rows
@@ -176,7 +176,7 @@ def _lying(base: Base, blocks: int) -> dict[int, Lying]:
 def _likely(segment: Segment, query: Query, prepared: Prepared, selection: Selection, base: Base) -> tuple[int, ...]:
     """The pages of a base to read, rising: all of few, else those that most answers are expected in, by the router."""
     size, lying = base.projection.directory.places[0].whole, _lying(base, segment.root.index.blocks)
-    if sum(size[page] for page in lying) <= WHOLE_BYTES:
+    if sum(size[page] for page in lying) <= WRESERVE_BYTES:
         return tuple(lying)
     rows = _spread(lying.values(), segment.homes)
     share = min(1.0, sum(selection.rows) / (sum(rows) or 1.0))

@@ -25,7 +25,7 @@ from .run import Candidates, Run
 from .scan import BlockIds, LrsqScan, Opened, capacity_for, without_rows
 from .superseded import gone_in
 
-WHOLE_BYTES = 512 << 10  # chunks of so many bytes in all are all read
+WRESERVE_BYTES = 512 << 10  # chunks of so many bytes in all are all read
 ATTRIBUTE_WAVES = 2  # after chunks: where attributes are, and these
 
 
@@ -161,7 +161,7 @@ def _plan(run: Run, selection: Selection, base: Base, routed: Routed) -> Chosen:
     flags = segment.flags(directory, (0, 0))
     whole = directory.places[0].whole
     assert chunks.blocks is not None
-    few = sum(whole[c] for c in chunks.blocks) <= WHOLE_BYTES
+    few = sum(whole[c] for c in chunks.blocks) <= WRESERVE_BYTES
     if few:
         plan = plan_scan(chunks, flags, directory, (0, 0), READ_ALL, contract.gets, run.left())
     else:
