@@ -19,7 +19,6 @@ from vantage.arrival import Arriving
 from vantage.cost import Limits
 from vantage.errors import ChangedError, DamagedError, StoreError
 from vantage.format import Current, objects_of
-from vantage.reserve import Reserve
 from vantage.http.access import Access
 from vantage.http.reply import Reply
 from vantage.http.request import BODY_BYTES_MAX, TooLargeError
@@ -32,6 +31,7 @@ from vantage.read.bucket import Body, folder_end
 from vantage.read.reader import Reader, at_once, read_small
 from vantage.read.warm import WarmBlocks, WarmClient
 from vantage.receipt import Receipt
+from vantage.reserve import Reserve
 
 WARM_TIMEOUT_S = 0.025  # past this the bucket is as quick
 CACHE_BYTES = 20 << 20

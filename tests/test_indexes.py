@@ -19,13 +19,13 @@ from doubles import Built, Failing, Recorder, always, never, nth
 
 from vantage import indexes as service_module
 from vantage.errors import ChangedError, DamagedError, InputError, NotFoundError, StoreError
-from vantage.reserve import Reserve
 from vantage.http.access import Access
 from vantage.http.routes import handle
 from vantage.indexes import REVALIDATE_S, Service
 from vantage.read import reader
 from vantage.read.bucket import LIST_MAX, Bucket, Folder
 from vantage.receipt import Receipt
+from vantage.reserve import Reserve
 from vantage.search.query import Answer, Query
 
 LARGE = 1 << 30

@@ -18,7 +18,6 @@ from .cost import Limits
 from .errors import BehindError, ChangedError, DamagedError, InputError, NotFoundError, StoreError
 from .follow import NEVER, Followed
 from .format import Current, Root
-from .reserve import Reserve
 from .index import Index
 from .log.client import WriteClient
 from .log.relay import Since
@@ -29,6 +28,7 @@ from .read.digest import sha256_hex
 from .read.reader import read_small, retried
 from .read.warm import WarmClient
 from .receipt import Receipt
+from .reserve import Reserve
 from .search.query import Answer, Query
 
 T = TypeVar("T")
