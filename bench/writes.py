@@ -5,8 +5,8 @@
 A copy of the index is served by workerd, over a local R2 of its own. Clients write rows drawn at random: 8 with 1,000
 rows a request, as bytes; then 64 with one row each. Prints of each: requests and rows a second, the median and the 99th
 percentile of what a request took in ms, and how many requests each segment had. With --sustained, the first ones write
-for so many seconds more, beside `vantage compact`, one after another; where the log is full, a client tries again a
-second later. Then also: compactions by what they did, and seconds that clients waited.
+for so many seconds more, beside `vantage compact`, one after another; where the log is full, or there is no room, a
+client tries again a second later. Then also: compactions by what they did, and seconds that clients waited.
 """
 
 from __future__ import annotations
@@ -55,13 +55,15 @@ def measured(
             began = time.monotonic()
             try:
                 seqs.append(send({"upsert": batch}, f"{own}-{rows}-{done}").seq)
-            except LogFullError:
+            except (LogFullError, StoreError) as error:
                 if waits:
                     waited.append(WAIT_S)
                     time.sleep(WAIT_S)
                     continue
-                full.set()
-                break
+                if isinstance(error, LogFullError):
+                    full.set()
+                    break
+                raise
             took.append(1000 * (time.monotonic() - began))
             done += rows
 
