@@ -85,8 +85,8 @@ def measured(
     }  # fmt: skip
 
 
-def sustained(index: Path, seconds: float) -> dict[str, Any]:
-    """What clients write beside compactions."""
+def sustained(index: Path, seconds: float) -> None:
+    """Prints what clients write beside compactions, the last of which it waits for then."""
     root, hows, line = open_index(index).root.index, Counter[str](), [""]
     ended, bucket = threading.Event(), OpenBucket(line)
 
@@ -107,7 +107,8 @@ def sustained(index: Path, seconds: float) -> dict[str, Any]:
             beside.start()
             try:
                 args = server.url, index.name, root.dimension, root.id_kind == "i64"
-                return measured(*args, 8, 1000, seconds, waits=True) | {"compactions": dict(hows)}
+                told = measured(*args, 8, 1000, seconds, waits=True)
+                print(json.dumps(told | {"compactions": dict(hows)}), flush=True)
             finally:
                 ended.set()
                 beside.join()
@@ -129,7 +130,7 @@ def main() -> None:
                 measured(*args, 1, rows, 1.0)  # opens the index, and starts its object
                 print(json.dumps(measured(*args, clients, rows, given.seconds)), flush=True)
     if given.sustained:
-        print(json.dumps(sustained(given.index, given.sustained)), flush=True)
+        sustained(given.index, given.sustained)
 
 
 if __name__ == "__main__":
