@@ -138,6 +138,7 @@ def scan_bytes(segment: Segment, query: Query) -> int:
         ranked = max(ranked, *(segment.filter_promise(query, by_chunks=one).rerank for one in (False, True)))
     tables = lrsq_tables_size(codec.code_bytes, codec.fine)
     pool = pool_size(capacity_for(max(query.top_k, ranked), distinct=query.distinct is not None))
+    pool *= 1 + bool(root.dead is not None or (segment.fresh is not None and segment.fresh.ids))  # see Scan.lost
     width = VECTOR_BYTES[root.index.vector_kind] * root.index.dimension
     vectors = ranked * (width + RANKED_BYTES) + query.exact * EXACT_BYTES
     contenders = CONTENDER_BYTES * max(query.top_k, ranked)
