@@ -121,7 +121,6 @@ def measured(data: Path, folder: Path, part: str, divide: bool) -> None:
             path.mkdir(parents=True, exist_ok=True)
             began, added = time.process_time(), later[: round(share * len(first))]
             if len(added):
-                index.follow()
                 index.add(check_arrays(x[added].astype(np.float16), added, "cosine", index.stored.kind))
                 if divide:
                     index.divide()

@@ -35,6 +35,7 @@ from .tune.choose import Choice, choose
 from .tune.contract import target_point
 from .tune.options import Options
 from .write.contents import Contents
+from .write.held import first_held
 from .write.index import write_index
 from .write.manifest import manifest_of
 from .write.publish import live_of
@@ -213,7 +214,9 @@ def _build(source: Source, staging: Staging, lost: bool, tasks: Tasks, context: 
     skipped = staging.skipped.as_dict() if staging.skipped else {}
     manifest |= {"skipped": skipped} if skipped else {}
     writing = replace(context, progress=context.progress.phase("write"))
-    current, nbytes = write_index(Contents(rows, source.attributes, choice, kind, manifest), writing, locked=True)
+    held = first_held(rows, choice, kind)
+    contents = Contents(rows, source.attributes, choice, kind, manifest, held=held)
+    current, nbytes = write_index(contents, writing, locked=True)
     return Report(
         context.out, current, choice, rows.count, rows.dimension, context.metric, nbytes, current.root.size,
         staging.duplicate_vectors, skipped,

@@ -246,7 +246,6 @@ def _write(
         return _emptied(live, new, index.rows.count)
     if _is_outgrown(root, left):
         return _built(live, tail, new, rebuilding, OUTGROWN, progress, note)
-    index.follow()
     coming, leaving, changed = changes_of(index, tail)
     apply(index, coming, leaving)
     index.divide()

@@ -56,7 +56,7 @@ from .ingest.formats.batch import DTYPES
 from .ingest.rows import Ints, Rows
 from .placing import MEASURED_ROWS, CopyRule, check_lengths, copy_rule, find_copies, find_homes, rule_name
 from .progress import SILENT
-from .successor import CENTRES_KEY, Live, named_from, object_of, priced, sources_of, write_successor
+from .successor import CENTRES_KEY, Live, holds_rows, named_from, object_of, priced, sources_of, write_successor
 from .tune.living import UNMEASURED
 from .write.blocks import write_blocks
 from .write.contents import Contents, RowTable, longest, table_of
@@ -234,13 +234,12 @@ def fit_of(live: Live) -> Fit:
 
 def _is_due(live: Live, total: int, dead: int, *, beside: bool) -> bool:
     """Whether prices are to be measured again in a generation of so many numbers of rows, dead ones among them; never
-    of one block, all of which is read. beside: extents lie in one more object than before, which takes a range of most
+    of an index that holds no rows. beside: extents lie in one more object than before, which takes a range of most
     queries, however few rows it has: at the old price they find half a hundredth less.
     """
-    if live.stored.root.index.blocks == 1:
+    if not holds_rows(live):
         return False
-    built = live.stored.root.id_pages[0].rows
-    known = live.manifest.get("living", {"changed": 0, "numbers": built, "gone": 0})
+    known = live.manifest["living"]
     changed = known["changed"] + total - known["numbers"] + dead - known["gone"]
     return beside or bool(changed >= max(1, UNMEASURED * (total - dead)))
 
@@ -254,7 +253,7 @@ def _measured(live: Live) -> Fit:
     drawn = drawn[~is_dead(root.dead, drawn)]
     home, copies = np.full(len(drawn), -1, np.int32), np.zeros(len(drawn), np.int64)
     checks, centres = np.zeros(len(drawn), np.uint32), list[Any]([None] * index.blocks)
-    for i, data in gather(stored.store, _blocks(stored)):
+    for i, data in gather(stored.store.read, _blocks(stored)):
         extent, own = directory.extent(i, 0), directory.homes[i]
         label = f"{stored.keys[extent.object]}, block {extent.block}"
         at = open_block(

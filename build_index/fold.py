@@ -54,7 +54,7 @@ from .ingest.attributes import BLOCK_BYTES_MAX
 from .ingest.rows import F32
 from .progress import Progress
 from .slots import U8, Objects, Slots, Table, cut, in_range, merged, objects_of, range_of, slots_of
-from .successor import Live, named_from, priced, write_successor
+from .successor import Live, holds_rows, named_from, priced, write_successor
 from .write.contents import check_block
 from .write.objects import ObjectList, sync
 from .write.publish import Named
@@ -164,7 +164,7 @@ def fold(live: Live, folder: Path, progress: Progress) -> Named | str:
         projections=tuple(projections), counts=counts, objects=objects.pack(),
     )  # fmt: skip
     prices = dict[str, Any]()
-    if root.index.blocks > 1:
+    if holds_rows(live):
         new, prices = priced(live, new, objects, building)
     progress(1)
     return write_successor(live, new, building, numbers, live.manifest["flushed"] | {"flushes": []}, prices)
@@ -221,7 +221,7 @@ def _blocks(stored: Stored) -> Iterator[tuple[int, list[_Part]]]:
         for own in (directory.extent(e, r) for r in renditions for e in extents):
             key, whole = stored.keys[own.object], root.objects.sizes[own.object]
             items.append(Item(key, own.offset, own.whole, whole, own.crc, f"block {own.block}", own.size))
-        data = dict(gather(stored.store, items))
+        data = dict(gather(stored.store.read, items))
         for b in range(low, high):
             places_of = range(ends[b] - ends[low], ends[b + 1] - ends[low])
             yield (

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from vantage.format import RouterSection, TwoLevelSection
+from vantage.format import RouterSection
 
 from .blocks.divide import divided
 from .blocks.layout import quantize_centres
@@ -28,7 +28,7 @@ from .routers.training import TrainingSet
 from .tasks.pickling import packed
 from .tune.choose import Choice
 from .tune.draft import NEAR, block_counts
-from .tune.living import ASKED_MIN, Held, Scale, begin, chosen, filled, follow, is_due, nearest_in, without
+from .tune.living import ASKED_MIN, Held, Scale, filled, follow, is_due, nearest_in, without
 from .tune.options import Options
 from .write.contents import Contents, check_blocks
 from .write.index import write_index
@@ -47,8 +47,8 @@ class MutableIndex:
 
     rows: in the order in which they came. attributes: their schema. choice: with the layout as it is now. codes: of
     each block, None where it has changed since they were made. vector_kind: of the stored vectors. added f64 (2): rows
-    since the fit, and the sum of their squared distances to the centres of their blocks. held: rows that follow what is
-    added and removed, by position, which prices are measured by again when the index is written; None: they stay.
+    since the fit, and the sum of their squared distances to the centres of their blocks. held: by position, those that
+    prices are measured by again when the index is written; None: prices stay.
     """
 
     def __init__(
@@ -83,14 +83,6 @@ class MutableIndex:
         count, total = self.added
         return float(total / count / max(self._fit_spread, 1e-30)) if count else 1.0
 
-    def follow(self) -> None:
-        """Holds rows from now on by which prices are measured again, where it can and does not yet."""
-        layout = self.choice.layout
-        if self.held is None and layout.blocks > 1 and not isinstance(layout.section, TwoLevelSection):
-            own = chosen(self.rows.count, self.rows.dimension, self.options.seed)
-            vectors, contract = self.stored.gather(own), self.choice.contract
-            self.held = begin(own, vectors, layout.sizes(), contract, self.rows.count)
-
     def row_of(self) -> dict[int | bytes, int]:
         """Row of each id."""
         if self._row_of is None:
@@ -111,24 +103,20 @@ class MutableIndex:
         by_row = are_long(self.stored, self.attributes.names)
         check_blocks(sizes, len(all_homes), self.choice.codec.code_bytes, rows.dimension, by_row)
         touched = np.unique(np.concatenate([home, copy[copy >= 0]]))
-        first = self.rows.count
         self._move(self.stored.followed_by(new), all_homes, all_copies, touched)
-        if self.held is not None:
-            numbers, draw = np.arange(first, self.rows.count), np.random.default_rng([self.options.seed, 10, first])
-            scale = Scale(rows.metric, rows.origin, rows.scale)
-            self.held = follow(self.held, self.rows.count, numbers, new.floats(0, new.rows), scale, draw)
         self.added += np.array([len(home), self._squared_distances(rows, home).sum()])
         return rows
 
     def remove(self, numbers: Ints) -> None:
         """Removes rows (n), each named once; one is left at least."""
+        self._follow()
         kept, layout = np.setdiff1d(np.arange(self.rows.count), numbers), self.choice.layout
         home, copy = layout.partition.home, layout.copy
         touched = np.unique(np.concatenate([home[numbers], copy[numbers][copy[numbers] >= 0]]))
         if self.held is not None:
             moved = np.full(self.rows.count, -1)
             moved[kept] = np.arange(len(kept))
-            self.held = without(self.held, numbers).renumbered(moved)
+            self.held = replace(without(self.held, numbers).renumbered(moved), numbers=len(kept))
         self._move(self.stored.take(kept), home[kept], copy[kept], touched)
 
     def divide(self) -> None:
@@ -136,6 +124,7 @@ class MutableIndex:
         again, and lets the router know. Prices are measured again when the index is written, so nothing is divided
         where they cannot be; nor what every query reads whole, nor under a router that does not divide.
         """
+        self._follow()
         layout, held, router = self.choice.layout, self.held, ROUTERS[self.choice.layout.router]
         if router.divide is None or self.choice.inline or held is None or len(held.rows) < ASKED_MIN:
             return
@@ -176,6 +165,7 @@ class MutableIndex:
     def write(self, out: Path, *, text_room: bool = False) -> None:
         """Writes a generation into a folder; text_room: see Contents. Raises InputError as write_index does."""
         manifest = manifest_of(self.rows, self.attributes, self.choice, self.options, self.vector_kind)
+        self._follow()
         held, count = self.held, self.rows.count
         if held is not None and is_due(held, held.changed, count):
             held = filled(held, self.choice.contract.k, count, nearest_in(self.rows))
@@ -198,6 +188,16 @@ class MutableIndex:
         nothing = np.zeros(0, np.uint8)
         empty = Encoded((0.0, 0.0, 0.0, 0.0), np.zeros((0, choice.codec.code_bytes), np.uint8), nothing, nothing)
         return [self.codes[low + i] or empty for i in range(high - low)]
+
+    def _follow(self) -> None:
+        """Lets the rows held know of those that were added since the last time: one by one it would take long."""
+        held, rows = self.held, self.rows
+        if held is None or held.numbers == rows.count:
+            return
+        new, draw = np.arange(held.numbers, rows.count), np.random.default_rng([self.options.seed, 10, held.numbers])
+        x = stored_values(self.stored.gather(new), self.vector_kind, new).astype(np.float32)
+        held = follow(held, rows.count, new, x, Scale(rows.metric, rows.origin, rows.scale), draw)
+        self.held = replace(held, numbers=rows.count)
 
     def _move(self, stored: Arrays, home: I32, copy: I32, touched: Ints) -> None:
         """Takes these rows and their blocks; codes of blocks that were touched are no longer known."""

@@ -132,7 +132,7 @@ def _stored_pages(stored: Stored) -> Iterator[tuple[Ints, _Page]]:
                 n, place, what = high - low, pages.fact_object[p], f"rows {low} to {high - 1}"
                 nbytes = facts_bytes(n, bool(root.names))
                 fact = Item(keys[place], pages.fact_offset[p], nbytes, sizes[place], pages.fact_crc[p], what)
-                [(_, data)] = gather(store, [fact])
+                [(_, data)] = gather(store.read, [fact])
                 facts = np.frombuffer(data, "<u4").reshape(-1, n)
                 rows = file.read_row_group(group, columns=["vector", "id"])
                 vectors = vectors_of_column(rows["vector"], index.vector_kind, index.dimension)

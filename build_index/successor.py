@@ -20,8 +20,8 @@ from vantage.format import ROOT_BYTES_MAX, ROOT_KEY, Current, Directory, ObjectN
 from .bucket.generations import find_generation
 from .bucket.rows import Stored, open_part
 from .bucket.store import ObjectStore
-from .simulate.stored import Opened, stored_vectors
-from .tune.living import HELD_KEY, Held, begin, chosen, renew
+from .simulate.stored import Opened
+from .tune.living import HELD_KEY, Held, renew
 from .tune.options import Options
 from .write.held import living_dict, write_held
 from .write.manifest import contract_dict
@@ -107,7 +107,8 @@ def named_from(root: Root, generation: str, *, keep_held: bool) -> tuple[Root, l
 def priced(live: Live, new: Root, objects: ObjectList, building: Path) -> tuple[Root, dict[str, Any]]:
     """The root with prices measured again, and what the manifest says of them; the rows held are written."""
     stored, manifest = live.stored, live.manifest
-    place = next((i for i, key in enumerate(stored.keys) if key.endswith(f"/{HELD_KEY}")), None)
+    place = _held_at(live)
+    assert place is not None
     with Opened(building) as files:
 
         def read(key: str, offset: int, nbytes: int) -> bytes:
@@ -115,10 +116,7 @@ def priced(live: Live, new: Root, objects: ObjectList, building: Path) -> tuple[
                 return stored.store.read(key[3:], offset, nbytes)
             return files.read(key, offset, nbytes)
 
-        if place is None:
-            held = _first_held(live)
-        else:
-            held = Held.unpack(object_of(live, place), stored.root, stored.keys[place])
+        held = Held.unpack(object_of(live, place), stored.root, stored.keys[place])
         options = Options(second_wave=manifest["contract"]["second_wave"])
         renewed = renew(new, read, held, seed=manifest["seed"], second_wave=options.second_wave)
     measured = renewed is not None
@@ -132,20 +130,14 @@ def priced(live: Live, new: Root, objects: ObjectList, building: Path) -> tuple[
     }  # fmt: skip
 
 
-def _first_held(live: Live) -> Held:
-    """The rows that the prices of a build were measured on, of an index that was built and flushed since."""
-    stored, root = live.stored, live.stored.root
-    built, index, directory = root.id_pages[0].rows, root.index, root.directory
-    assert directory is not None
-    own = np.argsort(np.concatenate([*sources_of(stored)])[:built], kind="stable")
-    own = own[chosen(built, index.dimension, live.manifest["seed"])]
+def holds_rows(live: Live) -> bool:
+    """Whether an index keeps rows that prices are measured by: not where all is read, nor under two levels."""
+    return _held_at(live) is not None
 
-    def read(key: str, offset: int, nbytes: int) -> bytes:
-        place = root.objects.keys.index(key)
-        return stored.store.read(stored.keys[place], offset, nbytes)
 
-    sizes = np.bincount(directory.block, directory.rows, index.blocks).astype(np.int64)
-    return begin(own, stored_vectors(root, read, own), sizes, root.contract, built)
+def _held_at(live: Live) -> int | None:
+    """The number of the object of the rows held."""
+    return next((i for i, key in enumerate(live.stored.keys) if key.endswith(f"/{HELD_KEY}")), None)
 
 
 def sources_of(stored: Stored) -> Iterator[npt.NDArray[np.int64]]:

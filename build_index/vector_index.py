@@ -43,6 +43,7 @@ from .tasks.pickling import packed
 from .tune.check import check_options
 from .tune.choose import choose
 from .tune.options import Options
+from .write.held import first_held
 from .write.vectors import stored_kind, stored_values
 
 DRIFT_SHARE = 0.05  # of the fitted rows have to be added before drift is judged
@@ -474,7 +475,8 @@ class VectorIndex:
             if kept.codec is choice.codec and kept.complete:
                 codes = [*kept.get(0, choice.layout.blocks)]
         choice = replace(choice, codes=())  # rows may move
-        self._start(MutableIndex(rows, attributes, choice, codes, replace(options, model=model), kind))
+        held = first_held(rows, choice, kind)
+        self._start(MutableIndex(rows, attributes, choice, codes, replace(options, model=model), kind, held))
         return self
 
     def _options_given(self) -> Options:

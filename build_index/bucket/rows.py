@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from .store import ObjectStore, Ranged
 READ_BYTES, BRIDGED_BYTES = 8 << 20, 64 << 10  # of one read at most, unless an item takes more; read between two items
 
 U32 = npt.NDArray[np.uint32]
+Read = Callable[[str, int, int], bytes]  # (key, offset, bytes)
 
 
 class Stored(NamedTuple):
@@ -62,8 +63,10 @@ def is_dead(dead: Dead | None, numbers: npt.NDArray[np.integer]) -> npt.NDArray[
     return out
 
 
-def gather(store: ObjectStore, items: Sequence[Item]) -> Iterator[tuple[int, bytes]]:
-    """(number, bytes) of each item, as they lie in the bucket. Raises DamagedError for one that is not what it was."""
+def gather(read: Read, items: Sequence[Item]) -> Iterator[tuple[int, bytes]]:
+    """(number, bytes) of each item, as they lie in the bucket; those that lie close are read together. Raises
+    DamagedError for one that is not what it was.
+    """
     order = sorted(range(len(items)), key=lambda i: (items[i].key, items[i].offset))
     at = 0
     while at < len(order):
@@ -75,7 +78,7 @@ def gather(store: ObjectStore, items: Sequence[Item]) -> Iterator[tuple[int, byt
             if item.key != first.key or item.offset > high + BRIDGED_BYTES or last - first.offset > READ_BYTES:
                 break
             high, end = last, end + 1
-        data = store.read(first.key, first.offset, high - first.offset)
+        data = read(first.key, first.offset, high - first.offset)
         for i in order[at:end]:
             item = items[i]
             own = data[item.offset - first.offset :][: item.size]
@@ -107,7 +110,7 @@ def find_ids(stored: Stored, ids: Sequence[Id]) -> Entries:
             )
             for p in wanted
         ]  # fmt: skip
-        for i, data in gather(store, items):
+        for i, data in gather(store.read, items):
             n, of = segment.rows_of(wanted[i]), left[page == wanted[i]]
             known, columns = np.frombuffer(data, "<u8", n), np.frombuffer(data, "<u4", -1, 8 * n).reshape(-1, n)
             at = np.minimum(np.searchsorted(known, hashes[of]), n - 1)
@@ -139,7 +142,7 @@ def read_vectors(stored: Stored, rows: Entries) -> npt.NDArray[Any]:
         size = root.objects.sizes[place]
         items.append(Item(keys[place], offset, width, size, check, f"the vector of row {number}"))
     out = np.empty((len(items), index.dimension), DTYPES[index.vector_kind])
-    for i, data in gather(store, items):
+    for i, data in gather(store.read, items):
         out[i] = np.frombuffer(data, out.dtype)
     return out
 
@@ -156,7 +159,7 @@ def read_attributes(stored: Stored, rows: Entries) -> list[bytes]:
         place = pages.attribute_object[p]
         where = pages.attribute_offset[p] + offset
         items.append(Item(keys[place], where, size, root.objects.sizes[place], crc, f"attributes of row {number}"))
-    for i, data in gather(store, items):
+    for i, data in gather(store.read, items):
         out[i] = data
     return out
 

@@ -39,12 +39,13 @@ from vantage.search.route.tail import by_centres, tail
 from vantage.search.scan import LrsqScan
 from vantage.search.segment import FEW_MATCHES, Segment
 
+from ..bucket.rows import Read
 from ..ingest.rows import F32, Ints, Rows
 from ..neighbours.exact import CHUNK_BYTES, I32
 from ..neighbours.truth import hold_out, neighbours_of
 from ..progress import Progress
 from ..simulate.edge import prepare_rows
-from ..simulate.stored import Opened, Read
+from ..simulate.stored import Opened
 from ..tune.contract import MARGIN_MAX, SURE
 from ..write.contents import RowTable
 from .columns import Column

@@ -148,7 +148,7 @@ def _parts(stored: Stored, projection: Projection, segment: int) -> Iterator[Pro
         yield Projection(projection.field, projection.low, projection.high, [own], block, directory)
         return
     items = _items(stored, projection, some, "page")
-    for i, data in gather(stored.store, items):
+    for i, data in gather(stored.store.read, items):
         label = f"{items[i].key}, {items[i].what}"
         yield unpack_chunk_page(data, projection, some[i], root.index.blocks, root.objects.sizes, label)
 
@@ -169,7 +169,7 @@ def _chunks(
     """Rows of chunks. ends: of the bucket of each; none where its rows have no value."""
     root, items = stored.root, _items(stored, part, some, "chunk")
     index, code_bytes = root.index, root.codec.code_bytes
-    for i, data in gather(stored.store, items):
+    for i, data in gather(stored.store.read, items):
         label, n = f"{items[i].key}, {items[i].what}", part.directory.rows[some[i]]
         opened = open_chunk(data, n, len(data), code_bytes, index, root.paged, label)
         at = opened.at

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
 from vantage import kernels
 from vantage.errors import DamagedError
 from vantage.format import RANGES_AT, ROOT_KEY, VECTOR_BYTES, Root, centre_of, open_block
+from vantage.read.waves import Item
 from vantage.search.plan import spread
 from vantage.search.prepare import Prepared
 from vantage.search.route import ROUTERS
 from vantage.search.scan import SCANS
 
+from ..bucket.rows import Read, gather, is_dead
 from ..ingest.formats.batch import DTYPES
 from ..ingest.rows import F32, Ints
 from ..ingest.staging import GAP_BYTES
@@ -26,7 +27,6 @@ from .edge import HeldOutQueries, P
 from .measure import ENTRY, KEPT, Bools, Candidates, judge
 
 AGAIN = "`vantage verify` tells what is damaged; publish or build the index again"
-Read = Callable[[str, int, int], bytes]  # (key as the root's directory of objects has it, offset, bytes)
 
 
 class Opened:
@@ -83,15 +83,9 @@ def scan_stored(
     scans = [SCANS[index.codec](root, directory, rendition, query, kept) for query in queries]
     code_bytes, dot = root.codecs[root.renditions[rendition].codec].code_bytes, array("i", [0])
     base, row_of_slot, first = np.zeros(asked.shape, np.float32), np.zeros(index.slots, np.int64), 0
-    for e in np.flatnonzero(asked.any(0)).tolist():
-        extent, label = directory.extent(e, rendition), f"extent {e}"
+    for e, raw in _extents(root, read, np.flatnonzero(asked.any(0)), rendition):
+        extent, label, data = directory.extent(e, rendition), f"extent {e}", memoryview(bytearray(raw))
         key = root.objects.keys[extent.object]
-        inside, end = key == ROOT_KEY, extent.offset + extent.size
-        data = memoryview(
-            bytearray(root.inline[extent.offset : end] if inside else read(key, extent.offset, extent.size))
-        )
-        if kernels.crc32c(data) != extent.crc:
-            raise DamagedError(f"{key}, {label}: checksum differs", hint=AGAIN)
         opened = open_block(
             data, extent.rows, extent.size, code_bytes, index.dimension, index.by_row, f"{key}, {label}", index.metric
         )
@@ -112,7 +106,7 @@ def scan_stored(
     for q, scan in enumerate(scans):
         found = entries[: kernels.pool_finish(scan.pool, entries)]
         rows = row_of_slot[found["slot"]]
-        live = (rows != held.rows[q]) & ~dead_rows(root, rows)
+        live = (rows != held.rows[q]) & ~is_dead(root.dead, rows)
         n = np.count_nonzero(live)
         block[q, :n], row[q, :n] = found["block"][live], rows[live]
         score[q, :n] = found["score"][live] / queries[q].unit
@@ -120,13 +114,20 @@ def scan_stored(
     return Candidates(out.block, out.row, out.twin, out.rank, out.truth, score, base)
 
 
-def dead_rows(root: Root, rows: Ints) -> npt.NDArray[np.bool_]:
-    """bool (n): which of these numbers no row has any more."""
-    if root.dead is None:
-        return np.zeros(len(rows), bool)
-    bits = np.frombuffer(root.dead.bits, np.uint8)
-    out: npt.NDArray[np.bool_] = (bits[rows >> 3] >> (rows & 7).astype(np.uint8) & 1).astype(bool)
-    return out
+def _extents(root: Root, read: Read, wanted: Ints, rendition: int) -> Iterator[tuple[int, bytes]]:
+    """(number, bytes) of extents (n), without planes, in the order in which they lie."""
+    assert root.directory is not None
+    items = list[Item]()
+    for e in wanted.tolist():
+        own = root.directory.extent(e, rendition)
+        key = root.objects.keys[own.object]
+        items.append(Item(key, own.offset, own.size, root.objects.sizes[own.object], own.crc, f"extent {e}"))
+
+    def read_or_root(key: str, offset: int, nbytes: int) -> bytes:
+        return bytes(root.inline[offset : offset + nbytes]) if key == ROOT_KEY else read(key, offset, nbytes)
+
+    for i, data in gather(read_or_root, items):
+        yield int(wanted[i]), data
 
 
 def stored_vectors(root: Root, read: Read, rows: Ints) -> F32:

@@ -26,6 +26,7 @@ from ..codecs.kept import KeptCodes
 from ..codecs.planes import Codec, section_over
 from ..codecs.rotations import name_of
 from ..ingest.rows import Ints, Rows
+from ..neighbours.exact import I32
 from ..neighbours.truth import hold_out, nearness, truth_of
 from ..progress import SILENT, Progress
 from ..simulate.edge import HeldOutQueries, P, prepare_rows
@@ -44,6 +45,7 @@ DEEP_QUERIES, DEEP_QUERIES_MIN = 300, 100  # for k above the contract's: their n
 DEEP_PAIRS = 600_000_000  # of a row and one of these: of more than two million rows there are fewer
 DEEP_KEPT = 4096  # copies: a thousand rows, and twice as many for exact scores, have each a copy or two
 EXACT_PLACES = 4 << 20  # kept for the number of exact scores, of the tuning rows and of the others
+LISTED = 144  # neighbours that are known of rows held out: more than `Held` keeps
 SCAN_LOSES = 0.002  # of the loss that the target allows, by blocks that prices leave out
 
 
@@ -62,6 +64,7 @@ class Choice:
     inline: bool = False  # the root holds the blocks
     codes: tuple[KeptCodes, ...] = ()  # of the blocks, as far as they are known
     near: float = float("inf")  # how far a row's neighbours are, in the scale of the index: see truth.nearness
+    asked: tuple[Ints, I32] | None = None  # rows that prices were measured on (H), and those near each (H, n)
 
 
 def choose(rows: Rows, id_bytes: float, options: Options, progress: Progress = SILENT) -> Choice:
@@ -85,13 +88,14 @@ def _measured(rows: Rows, id_bytes: float, options: Options, progress: Progress)
     k = min(options.k, rows.count - 1)
     phase = progress.phase("truth")
     phase(0.0)
-    truth = truth_of(rows, held.all, min(max(k, 10), rows.count - 1), phase)
+    truth = truth_of(rows, held.all, min(max(k, LISTED), rows.count - 1), phase)
     where = np.searchsorted(held.all, held.tuning), np.searchsorted(held.all, held.calibration)
     tune, calibration = (
         HeldOutQueries(prepare_rows(rows, of), of, truth[at])
         for of, at in zip((held.tuning, held.calibration), where, strict=True)
     )
     sample = draw_sample(rows, held, options)
+    asked = calibration.rows, calibration.truth.rows[:, :LISTED]
     near_by = nearness(rows, tune.rows, tune.truth.rows[:, : few.NEAR_BY][:, -1])
     nobody, none = np.empty(0, np.int64), np.empty((0, k), np.int32)
     task = Task(rows, sample, tune, nobody, none, id_bytes, k, options, [], progress)
@@ -109,8 +113,9 @@ def _measured(rows: Rows, id_bytes: float, options: Options, progress: Progress)
         if choice is not None:
             if not options.fast and not _is_small(rows, id_bytes, coded.layout, coded.codec):
                 choice = _with_longer_codes(task, coder, pilot, coded, choice, p_tune, calibration, p)
-            return replace(choice, near=near_by)
-    return replace(_by_exact_scores(task, drawn, coder, p_tune, calibration, p), near=near_by)
+            return replace(choice, near=near_by, asked=asked)
+    choice = _by_exact_scores(task, drawn, coder, p_tune, calibration, p)
+    return replace(choice, near=near_by, asked=asked)
 
 
 def _exact(rows: Rows, id_bytes: float, options: Options, tried: list[dict[str, Any]]) -> Choice:

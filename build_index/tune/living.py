@@ -18,14 +18,15 @@ from vantage.search.estimate import promise_of
 from vantage.search.plan import SMALL_BYTES
 from vantage.search.prepare import Prepared, prepare
 
+from ..bucket.rows import Read, is_dead
 from ..ingest.formats.batch import DTYPES
 from ..ingest.rows import F32, Ints, Rows, in_scale
 from ..neighbours.exact import CHUNK_BYTES, I32, best_of, neighbours_at
-from ..neighbours.truth import Truth, hold_out, neighbours_of, tied
+from ..neighbours.truth import Truth, neighbours_of, tied
 from ..routers import ROUTERS
 from ..simulate.edge import HeldOutQueries, P
 from ..simulate.measure import KEPT, Bools
-from ..simulate.stored import Read, dead_rows, extent_probabilities, scan_stored, starts, stored_vectors
+from ..simulate.stored import extent_probabilities, scan_stored, starts, stored_vectors
 from . import renditions
 from .contract import calibrate, price_at, target_point, with_reads
 from .promises import Gather, ScannedQueries, ScansAt, make_promises
@@ -191,26 +192,10 @@ def joined(held: Held, rows: int, new: Ints, vectors: F32, draw: np.random.Gener
     )  # fmt: skip
 
 
-def chosen(rows: int, dimension: int, seed: int) -> Ints:
-    """Source rows that the prices of a build of so many rows were measured on, or some of them: those to begin with."""
-    own = hold_out(rows, seed).calibration
-    most = min(HELD_ROWS, max(1, HELD_BYTES // (4 * dimension)))
-    return own[np.linspace(0, len(own) - 1, min(most, len(own))).astype(np.int64)]
-
-
-def begin(numbers: Ints, vectors: F32, sizes: Ints, contract: Contract, rows: int) -> Held:
-    """Rows `numbers` (H) of a build of so many rows, with vectors (H, d) as they are stored; without lists. sizes (B):
-    rows of its blocks, copies too.
-    """
-    near, cost = np.full((len(numbers), NEAR), -1, np.int32), np.full((len(numbers), NEAR), np.inf, np.float32)
-    later, nbytes = np.zeros(len(numbers), bool), target_point(contract).nbytes
-    return Held(numbers, vectors, near, cost, later, sizes, 0, rows, 0, contract.target, rows, nbytes)
-
-
 def caught_up(held: Held, root: Root, vectors_of: Callable[[Ints], F32], seed: int) -> Held:
     """With what came and went since it was written; vectors_of(numbers) f32 (n, d): as they are stored."""
     every = np.arange(root.index.rows)
-    dead = every[dead_rows(root, every)]
+    dead = every[is_dead(root.dead, every)]
     new = np.setdiff1d(every[held.numbers :], dead)
     changed = changes(held, root)
     if new.size or len(dead) > held.gone:

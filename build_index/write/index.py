@@ -159,7 +159,7 @@ def _living(
 ) -> Root:
     """The root with the object of rows held, and where they are to measure them with the prices that they do."""
     options, count = context.options, table.count
-    held = replace(held.renumbered(table.number.astype(np.int64)), numbers=count, gone=0)
+    held = held.renumbered(table.number.astype(np.int64))
     measured = is_due(held, held.changed, count)
     if measured:
         root, held = grown(root, held)

@@ -121,7 +121,7 @@ def reopen(path: Path) -> Saved:
         codes,
         attributes_of_parts(root, table.schema),
         options_of(root, manifest),
-        None if held is None else held.renumbered(rank),
+        None if held is None else replace(held.renumbered(rank), numbers=len(order), gone=0),
         generation,
     )
 

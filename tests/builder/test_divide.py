@@ -67,7 +67,6 @@ def test_a_grown_index_is_divided_and_keeps_its_promise(router: str, tmp_path: P
     x, new = clustered(ROWS, DIMENSION, 1), clustered(ROWS + 100, DIMENSION, 7).astype(np.float16)
     index = VectorIndex(fast=router == "lse", metric="l2", k=10, router=router).fit(x.astype(np.float16)).held
     blocks = index.choice.layout.blocks
-    index.follow()
     index.divide()
     assert index.choice.layout.blocks == blocks  # none has grown
     index.add(check_arrays(new[:ROWS], np.arange(ROWS, 2 * ROWS), "l2", "f16"))

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from small import clustered
 
 from build_index import VectorIndex
 from build_index.bucket.open import open_index
+from build_index.build import build
+from build_index.context import BuildContext
 from build_index.ingest.arrays import check_arrays
+from build_index.ingest.open import open_source
 from build_index.ingest.rows import scale_rows
-from build_index.neighbours.truth import neighbours_of, untied
+from build_index.neighbours.truth import hold_out, neighbours_of, untied
 from build_index.simulate.edge import HeldOutQueries, prepare_rows
 from build_index.simulate.measure import full_scan, plans
 from build_index.simulate.stored import Opened, extent_probabilities, scan_stored, stored_vectors
@@ -23,7 +28,6 @@ from build_index.tune.living import (
     NEAR,
     Held,
     Scale,
-    begin,
     caught_up,
     filled,
     follow,
@@ -33,6 +37,7 @@ from build_index.tune.living import (
     rebuild_pays,
     without,
 )
+from build_index.tune.options import Options
 from build_index.write.reopen import held_of
 from vantage.errors import DamagedError
 
@@ -68,6 +73,13 @@ def test_scans_of_what_is_stored_find_what_scans_of_rows_find(fitted: VectorInde
     assert np.array_equal(found.row[:, :100], np.where(expected.row >= 0, number[expected.row], -1)[:, :100])
 
 
+def unlisted(numbers: np.ndarray, x: np.ndarray, rows: int) -> Held:
+    """Rows held of so many, without lists."""
+    near, cost = np.full((len(numbers), NEAR), -1, np.int32), np.full((len(numbers), NEAR), np.inf, np.float32)
+    later = np.zeros(len(numbers), bool)
+    return Held(numbers, x[numbers], near, cost, later, np.array([rows]), 0, rows, 0, 0.9, rows, 1.0)
+
+
 def exactly(held: Held, x: np.ndarray, alive: np.ndarray) -> None:
     """Lists are the rows nearest to each of those held, as far as they go."""
     for row, vector, near in zip(held.rows, held.vectors, held.near, strict=True):
@@ -81,9 +93,7 @@ def test_lists_are_exact_as_rows_come_and_go() -> None:
     draw, x = np.random.default_rng(3), clustered(1500, 8, 2).astype(np.float16).astype(np.float32)
     rows = scale_rows(check_arrays(x[:500].astype(np.float16), np.arange(500), "l2"), "l2")
     scale, alive = Scale("l2", rows.origin, rows.scale), np.arange(1500) < 500
-    contract = VectorIndex(fast=True, k=10).fit(x[:50]).held.choice.contract
-    held = begin(np.arange(0, 500, 10), x[0:500:10], np.array([500]), contract, 500)
-    held = filled(held, 10, 500, nearest_in(rows))
+    held = filled(unlisted(np.arange(0, 500, 10), x, 500), 10, 500, nearest_in(rows))
     assert (held.near >= 0).all()
     for low in range(500, 1500, 100):
         gone = np.sort(draw.choice(np.flatnonzero(alive), 60, replace=False))
@@ -113,7 +123,6 @@ def test_prices_follow_what_comes(
     fitted.save(path)
     old, index = open_index(path), VectorIndex.load(path).held
     x = clustered(3 * ROWS, DIMENSION, 7).astype(np.float16)  # other clusters
-    index.follow()
     index.add(check_arrays(x[: 2 * ROWS], np.arange(ROWS, 3 * ROWS), "l2", "f16"))
     index.write(path)
     now = open_index(path)
@@ -125,7 +134,6 @@ def test_prices_follow_what_comes(
     assert recall_at_the_promise(path, every, queries) > now.root.contract.target - 0.03
     # Little more, and prices stay; what came is not forgotten.
     index = VectorIndex.load(path).held
-    index.follow()
     index.add(check_arrays(x[2 * ROWS : 2 * ROWS + 20], np.arange(9 * ROWS, 9 * ROWS + 20), "l2", "f16"))
     index.write(path)
     again = open_index(path)
@@ -139,19 +147,46 @@ def test_prices_follow_what_comes(
     assert not rebuild_pays(again.root, replace(held, built_bytes=1.0))
 
 
+@pytest.mark.parametrize("metric", ["l2", "cosine", "dot"])
+def test_a_build_keeps_rows_with_their_neighbours(metric: str, tmp_path: Path) -> None:
+    """Those that its prices were measured on, in the order that the vectors have as they are stored."""
+    x = clustered(ROWS, DIMENSION, 1) + np.float32(0.3)
+    np.save(tmp_path / "x.npy", x)
+    path = tmp_path / "bucket" / "index"
+    build(open_source([tmp_path / "x.npy"]), BuildContext(path, metric, Options(fast=True, k=10)))
+    opened = open_index(path)
+    root, generation = opened.root, path / opened.current.generation
+    held = held_of([path / key for key in root.objects.resolve("", opened.current.generation)], root)
+    assert held is not None and root.index.vector_kind == "f16"
+    with Opened(generation) as read:
+        every = stored_vectors(root, read.read, np.arange(ROWS)).astype(np.float64)
+    assert np.array_equal(held.vectors, every[held.rows]) and not held.later.any()
+    source = pq.read_table(next(generation.glob("vectors/*.parquet")), columns=["source_row"])["source_row"].to_numpy()
+    assert set(source[held.rows]) <= set(hold_out(ROWS, 0).calibration)
+    score = every[held.rows] @ every.T
+    if metric == "l2":
+        score = 2 * score - (every**2).sum(1)
+    if metric == "cosine":
+        score = score / np.linalg.norm(every, axis=1)
+    score[np.arange(len(held.rows)), held.rows] = -np.inf
+    best = -np.sort(-score, axis=1)[:, :NEAR]
+    assert np.abs(np.take_along_axis(score, held.near.astype(np.int64), 1) - best).max() < 1e-5
+    assert json.loads((generation / "manifest.json").read_text())["living"]["changed"] == 0
+    assert (held.numbers, held.built_rows, held.changed) == (ROWS, ROWS, 0)
+
+
 def test_neighbours_are_found_in_what_is_stored(fitted: VectorIndex, tmp_path: Path) -> None:
     path = tmp_path / "bucket" / "index"
-    index = VectorIndex.load(fitted.save(path) and path).held
-    index.follow()
-    index.write(path)
+    fitted.save(path)
     opened = open_index(path)
     files = [path / key for key in opened.root.objects.resolve("", opened.current.generation)]
-    held = held_of(files, opened.root)
-    assert held is not None and (held.near < 0).all()
+    kept = held_of(files, opened.root)
+    assert kept is not None and (kept.near >= 0).all() and not kept.later.any()
+    none = replace(kept, near=np.full_like(kept.near, -1), cost=np.full_like(kept.cost, np.inf))
     with Opened(path / opened.current.generation) as read:
         nearest = nearest_stored(opened.root, read.read)
-        found = filled(held, 10, ROWS, nearest)
-        alone = [nearest(held.take(np.array([i])), NEAR)[0][0] for i in range(5)]  # others do not bring their rows
+        found = filled(none, 10, ROWS, nearest)
+        alone = [nearest(none.take(np.array([i])), NEAR)[0][0] for i in range(5)]  # others do not bring their rows
         every = stored_vectors(opened.root, read.read, np.arange(ROWS))
     right = [
         np.isin(np.argsort(((every - v) ** 2).sum(1))[1 : NEAR + 1], near).mean() for near, v in

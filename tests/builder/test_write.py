@@ -219,7 +219,16 @@ def test_a_small_index_is_all_in_its_root_but_vectors_and_lookups(tmp_path: Path
     objects = objects_of(tmp_path / "index")
     root, other = root_of(objects), Reader(objects)
     assert sorted(k.partition("/")[2] for k in objects) == sorted(
-        ["", "attributes-00000.bin", "ids.bin", "manifest.json", "root.bin", "rows.bin", "vectors/part-00000.parquet"]
+        [
+            "",
+            "attributes-00000.bin",
+            "held.bin",
+            "ids.bin",
+            "manifest.json",
+            "root.bin",
+            "rows.bin",
+            "vectors/part-00000.parquet",
+        ]
     )
     assert list(root.renditions) == [(0, True)] and len(root.inline) == other.sizes[other.keys.index("root.bin")] > 0
     rows = [row for i in range(root.index.blocks) for row in other.block(i)["rows"].tolist()]
