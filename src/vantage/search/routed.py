@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from ..cost import Budget
@@ -22,9 +21,8 @@ DISTINCT_HALVINGS = 4  # of the price, for a second wave where there were too fe
 
 
 def candidates(run: Run) -> Steps[Candidates]:
-    """route -> plan -> read and scan; a second wave where the estimate stays below what the promise counts on."""
+    """route -> plan -> read and scan of blocks, or of what stands for them under a filter."""
     query, segment = run.query, run.segment
-    promise = segment.promise(query)
     if run.prepared.selection is not None:
         yield from paged.read(run)
     selection = run.prepared.selection
@@ -43,94 +41,147 @@ def candidates(run: Run) -> Steps[Candidates]:
             chosen = projected.choose(run, selection, routed, blocks)  # with what is left
         if chosen is not None:
             return (yield from projected.candidates(run, selection, chosen))
-    rerank = segment.reranked(query)
     if selection is not None and not selection.in_blocks(segment.root):  # pages that tell of its chunks were not read
         some = not selection.rows or any(selection.rows)
         expected = Matched(round(sum(selection.rows)), not some)
-        return Candidates([], rerank, not some, None, lambda: None, matched=expected)
-    most, distinct = max(query.top_k, rerank), query.distinct is not None
+        return Candidates([], segment.reranked(query), not some, None, lambda: None, matched=expected)
     if routed.directory is None and segment.resident is None:  # its page could not be read
-        return Candidates([], rerank, False, None, lambda: None)
-    plan, directory, rendition = blocks(), segment.directory(routed), segment.rendition(query)[1]
+        return Candidates([], segment.reranked(query), False, None, lambda: None)
+    return (yield from _in_blocks(run, routed, blocks()))
+
+
+@dataclass
+class _Search:
+    """How far a query has looked in blocks. routed: by its router, or with all that this leaves out (floored). price:
+    of the last plan. depth: how many rows it asks for, see `holes.depth_of`. best: of the scan.
+    """
+
+    run: Run
+    scan: Scan
+    routed: Routed
+    price: int
+    depth: int
+    best: list[Contender] = field(default_factory=list)
+    floored: bool = False
+
+    @property
+    def selection(self) -> Selection | None:
+        return self.run.prepared.selection
+
+    @property
+    def distinct(self) -> bool:
+        return self.run.query.distinct is not None
+
+    @property
+    def deeper(self) -> bool:
+        """Whether it asks for more rows than it wants."""
+        return self.depth > self.run.query.top_k
+
+
+def _in_blocks(run: Run, routed: Routed, plan: Plan) -> Steps[Candidates]:
+    """The candidates that a plan finds in blocks, and further waves while there is a reason for one."""
+    query, segment = run.query, run.segment
+    directory, rendition, rerank = segment.directory(routed), segment.rendition(query)[1], segment.reranked(query)
+    most, distinct = max(query.top_k, rerank), query.distinct is not None
     capacity = capacity_for(most + (query.without is not None), distinct=distinct)
     scan = segment.scan_of(segment.root, directory, rendition, run.prepared, capacity, segment.keys, run.block_ids)
-    price, depth = plan.price, query.top_k
-
-    def contenders() -> list[Contender]:
-        return scan.contenders(most, query.without)
-
-    def recall(rows: int) -> float | None:
-        if distinct or depth > query.top_k:  # nothing was measured of such
-            return None
-        if selection is None:
-            return _recall(run, scan, best, routed, price, rows)
-        return _recall_of_matching(run, scan, routed, selection, len(best) < query.top_k and matched().exact)
-
-    def lacks() -> bool:
-        """Whether there are fewer than are wanted, and there may be more."""
-        some = selection is not None or distinct or run.prepared.superseded or segment.root.dead is not None
-        if len(best) >= run.wanted or not some:
-            return False
-        return not matched().exact if selection is not None else not _is_seen(scan, run)
-
-    def matched() -> Matched:
-        assert selection is not None
-        return _matched(scan, run, selection)
-
+    search = _Search(run, scan, routed, plan.price, query.top_k)
     complete = (yield from segment.scan(run, plan, scan, rendition)) and plan.complete and routed.complete
-    best, whole, floored = contenders(), segment.resident is not None, False
-    if complete and whole:
-        depth = holes.depth_of(run, scan, best)
-    estimate = recall(rerank) if complete else None
-    lower = None if estimate is None or selection is not None else second_price(promise, price, estimate)
-    if depth > query.top_k:
-        lower = min(price if lower is None else lower, holes.price_for(price, query.top_k, depth))
-    if complete and lacks():
-        if selection is None:
-            lower = READ_ALL if segment.is_small and not distinct else min(lower or price, price >> DISTINCT_HALVINGS)
-        else:
-            lower = READ_ALL  # whatever is left may hold some
-            routed = routed if selection.rows or not whole else routed.floored(segment.root.index.blocks)
+    search.best = scan.contenders(most, query.without)
+    if complete and segment.resident is not None:
+        search.depth = holes.depth_of(run, scan, search.best)
+    estimate = _estimate(search, rerank) if complete else None
+    lower = _second_price(search, estimate) if complete else None
     while lower is not None:
         left = run.left(bool(rerank))
         complete = min(left.gets, left.bytes, left.waves) >= 1  # else the budget cuts what the promise takes
         if not complete:
             break
-        plan = _second_plan(run, routed, lower, left, depth - scan.rows if depth > query.top_k else 0)
-        price = plan.price if plan.ranges or plan.cached else price
+        plan = _second_plan(search, lower, left)
+        search.price = plan.price if plan.ranges or plan.cached else search.price
         complete = (yield from segment.scan(run, plan, scan, rendition)) and plan.complete
-        best = contenders()
-        estimate, lower = recall(rerank), None
-        if complete and whole and not floored and selection is None and not distinct and lacks():
-            lower, floored = READ_ALL, True
-            routed = routed.floored(segment.root.index.blocks)  # the router names no more
+        search.best = scan.contenders(most, query.without)
+        estimate, lower = _estimate(search, rerank), _third_price(search) if complete else None
     run.receipt.rows = scan.rows
-    if lacks() or (distinct and len(best) < run.wanted and scan.is_full()):
+    if _lacks(search) or (distinct and len(search.best) < run.wanted and scan.is_full()):
         complete = False  # there may be more
     attributes = scan.attributes if segment.root.renditions[rendition].attributes else None
-    known = None if selection is None else matched()
-    return Candidates(best, rerank, complete, estimate, lambda: recall(0), attributes=attributes, matched=known)
+    known = None if search.selection is None else _matched(search, search.selection)
+    return Candidates(
+        search.best, rerank, complete, estimate, lambda: _estimate(search, 0), attributes=attributes, matched=known
+    )
 
 
-def _matched(scan: Scan, run: Run, selection: Selection) -> Matched:
+def _second_price(search: _Search, estimate: float | None) -> int | None:
+    """At which a query reads on, in what `search` holds as routed then; None where the first wave suffices: its recall
+    is not below what the promise counts on, rows near it are there, and as many as it wants.
+    """
+    run, price = search.run, search.price
+    segment, top_k = run.segment, run.query.top_k
+    lower = None
+    if estimate is not None and search.selection is None:
+        lower = second_price(segment.promise(run.query), price, estimate)
+    if search.deeper:
+        lower = min(price if lower is None else lower, holes.price_for(price, top_k, search.depth))
+    if not _lacks(search):
+        return lower
+    if search.selection is None and (search.distinct or not segment.is_small):
+        return min(lower or price, price >> DISTINCT_HALVINGS)
+    if search.selection is not None and not search.selection.rows and segment.resident is not None:
+        search.routed = search.routed.floored(segment.root.index.blocks)
+    return READ_ALL  # whatever is left may hold some
+
+
+def _third_price(search: _Search) -> int | None:
+    """At which it reads what the router does not name, once: where it still has too few rows, and none are looked for
+    that a filter takes or that have values of their own.
+    """
+    segment = search.run.segment
+    blocks, known = segment.root.index.blocks, search.selection is not None or search.distinct
+    if known or segment.resident is None or search.floored or not _lacks(search):
+        return None
+    search.routed, search.floored = search.routed.floored(blocks), True
+    return READ_ALL
+
+
+def _lacks(search: _Search) -> bool:
+    """Whether there are fewer than are wanted, and there may be more."""
+    run = search.run
+    some = (
+        search.selection is not None or search.distinct or run.prepared.superseded or run.segment.root.dead is not None
+    )
+    if len(search.best) >= run.wanted or not some:
+        return False
+    return not (_is_seen(search) if search.selection is None else _matched(search, search.selection).exact)
+
+
+def _estimate(search: _Search, rerank: int) -> float | None:
+    """Its recall with the exact scores of so many rows; None where nothing was measured of such."""
+    if search.distinct or search.deeper:
+        return None
+    return _recall(search, rerank) if search.selection is None else _recall_of_matching(search, search.selection)
+
+
+def _matched(search: _Search, selection: Selection) -> Matched:
     """How many rows the filter takes: counted where all extents that may hold one are scanned, else as expected."""
+    scan, done = search.scan, search.run.done
     if not selection.rows:
-        return Matched(scan.matched, _is_seen(scan, run))
-    blocks = scan.directory.block
-    every = all(i in run.done or not selection.rows[block] for i, block in enumerate(blocks))
+        return Matched(scan.matched, _is_seen(search))
+    every = all(i in done or not selection.rows[block] for i, block in enumerate(scan.directory.block))
     return Matched(scan.matched if every else max(scan.matched, round(sum(selection.rows))), every)
 
 
-def _is_seen(scan: Scan, run: Run) -> bool:
+def _is_seen(search: _Search) -> bool:
     """Whether all rows of the segment are scanned."""
-    return len(run.done) == len(scan.directory) and run.segment.resident is not None
+    return len(search.run.done) == len(search.scan.directory) and search.run.segment.resident is not None
 
 
-def _second_plan(run: Run, routed: Routed, price: int, left: Budget, rows: int) -> Plan:
-    """What a second wave reads and scans: extents that are done have no value, only bytes where bridged. The price
-    falls where it buys fewer than so many rows.
+def _second_plan(search: _Search, price: int, left: Budget) -> Plan:
+    """What a further wave reads and scans: extents that are done have no value, only bytes where bridged. The price
+    falls where it buys too few of the rows that a deeper search asks for.
     """
-    segment = run.segment
+    run, routed = search.run, search.routed
+    segment, rows = run.segment, search.depth - search.scan.rows if search.deeper else 0
     directory, renditions = segment.directory(routed), segment.rendition(run.query)
     flags = segment.flags(directory, renditions)
     for i in run.done:
@@ -144,22 +195,22 @@ def _second_plan(run: Run, routed: Routed, price: int, left: Budget, rows: int) 
         price = max(READ_ALL, price // 2)
 
 
-def _recall_of_matching(run: Run, scan: Scan, routed: Routed, selection: Selection, every: bool) -> float | None:
-    """The recall of a query with a filter, None where nothing was measured; every: all rows that match were seen."""
+def _recall_of_matching(search: _Search, selection: Selection) -> float | None:
+    """The recall of a query with a filter, None where nothing was measured; 1 where all rows that match were seen."""
+    run = search.run
     if not run.segment.root.filter_promises:
         return None
     promise = run.segment.filter_promise(run.query, by_chunks=False)
-    if every:
+    if len(search.best) < run.query.top_k and _matched(search, selection).exact:
         return 1.0
-    share = held(spread(routed, scan.directory, worth=False), run.done)
+    share = held(spread(search.routed, search.scan.directory, worth=False), run.done)
     return expected_recall(promise, sum(selection.rows) or run.segment.root.live_rows, share)
 
 
-def _recall(
-    run: Run, scan: Scan, contenders: Sequence[Contender], routed: Routed, price: int, rerank: int
-) -> float | None:
+def _recall(search: _Search, rerank: int) -> float | None:
     """The query's recall after scanning the extents done; the mean at its price in an index without estimators."""
-    root, best = run.segment.root, contenders[: run.query.top_k]
+    run, scan, price = search.run, search.scan, search.price
+    root, best = run.segment.root, search.best[: run.query.top_k]
     if root.promises is None:
         return recall_estimate(root.contract, price, run.query.top_k)
     if not best:
@@ -167,6 +218,6 @@ def _recall(
     answers = [(c.score / run.prepared.unit, c.place) for c in best]
     rows = scan.directory.rows
     unread = 1 - sum(rows[i] for i in run.done) / root.index.slots
-    seen = features(spread(routed, scan.directory), run.done, rows, scan.base, answers, price)
+    seen = features(spread(search.routed, scan.directory), run.done, rows, scan.base, answers, price)
     rendition = run.segment.rendition(run.query)[0]
     return estimated_recall(root.promises, rendition, run.query.top_k, rerank, seen, unread)
