@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -23,9 +25,18 @@ from ..ingest.rows import Ints
 from .store import ObjectStore, Ranged
 
 READ_BYTES, BRIDGED_BYTES = 8 << 20, 64 << 10  # of one read at most, unless an item takes more; read between two items
+READS, AHEAD_BYTES = 16, 32 << 20  # that are under way at a time, but for one that is longer by itself
 
 U32 = npt.NDArray[np.uint32]
 Read = Callable[[str, int, int], bytes]  # (key, offset, bytes)
+
+
+class Span(NamedTuple):
+    """Bytes of an object that are read at once."""
+
+    key: str
+    offset: int
+    nbytes: int
 
 
 class Stored(NamedTuple):
@@ -63,12 +74,27 @@ def is_dead(dead: Dead | None, numbers: npt.NDArray[np.integer]) -> npt.NDArray[
     return out
 
 
+def read_ahead(read: Read, spans: Iterable[Span]) -> Iterator[bytes]:
+    """What is read of each span, in turn; those that come next are read meanwhile, up to READS and AHEAD_BYTES."""
+    with ThreadPoolExecutor(READS) as pool:
+        waiting, held = deque[tuple[Future[bytes], int]](), 0
+        for span in spans:
+            while waiting and (len(waiting) == READS or held + span.nbytes > AHEAD_BYTES):
+                first, nbytes = waiting.popleft()
+                yield first.result()
+                held -= nbytes
+            waiting.append((pool.submit(read, *span), span.nbytes))
+            held += span.nbytes
+        while waiting:
+            yield waiting.popleft()[0].result()
+
+
 def gather(read: Read, items: Sequence[Item]) -> Iterator[tuple[int, bytes]]:
     """(number, bytes) of each item, as they lie in the bucket; those that lie close are read together. Raises
     DamagedError for one that is not what it was.
     """
     order = sorted(range(len(items)), key=lambda i: (items[i].key, items[i].offset))
-    at = 0
+    spans, parts, at = list[Span](), list[list[int]](), 0
     while at < len(order):
         first, end = items[order[at]], at + 1
         high = first.offset + first.size
@@ -78,16 +104,18 @@ def gather(read: Read, items: Sequence[Item]) -> Iterator[tuple[int, bytes]]:
             if item.key != first.key or item.offset > high + BRIDGED_BYTES or last - first.offset > READ_BYTES:
                 break
             high, end = last, end + 1
-        data = read(first.key, first.offset, high - first.offset)
-        for i in order[at:end]:
+        spans.append(Span(first.key, first.offset, high - first.offset))
+        parts.append(order[at:end])
+        at = end
+    for span, part, data in zip(spans, parts, read_ahead(read, spans), strict=True):
+        for i in part:
             item = items[i]
-            own = data[item.offset - first.offset :][: item.size]
+            own = data[item.offset - span.offset :][: item.size]
             if len(own) != item.size or not item.holds(memoryview(own)):
                 raise DamagedError(
                     f"{item.key}: {item.what} is not what was written", hint="`vantage verify` tells what is damaged"
                 )
             yield i, own
-        at = end
 
 
 def find_ids(stored: Stored, ids: Sequence[Id]) -> Entries:

@@ -6,6 +6,7 @@ import os
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Self
 
 import numpy as np
@@ -19,7 +20,7 @@ from vantage.search.prepare import Prepared
 from vantage.search.route import ROUTERS
 from vantage.search.scan import SCANS
 
-from ..bucket.rows import Read, gather, is_dead
+from ..bucket.rows import Read, Span, gather, is_dead, read_ahead
 from ..ingest.formats.batch import DTYPES
 from ..ingest.rows import F32, Ints
 from ..ingest.staging import GAP_BYTES
@@ -33,7 +34,7 @@ class Opened:
     """Objects in the folder of a generation, opened as they are read. Not mapped: pages would count as memory."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self._files = folder, dict[str, int]()
+        self.folder, self._files, self._opening = folder, dict[str, int](), Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -44,8 +45,9 @@ class Opened:
 
     def read(self, key: str, offset: int, nbytes: int) -> bytes:
         """See Read."""
-        if key not in self._files:
-            self._files[key] = os.open(self.folder / key, os.O_RDONLY)
+        with self._opening:
+            if key not in self._files:
+                self._files[key] = os.open(self.folder / key, os.O_RDONLY)
         return os.pread(self._files[key], nbytes, offset)
 
 
@@ -136,11 +138,14 @@ def stored_vectors(root: Root, read: Read, rows: Ints) -> F32:
     width, out = index.dimension * VECTOR_BYTES[index.vector_kind], np.empty((len(rows), index.dimension), np.float32)
     page = np.searchsorted(np.asarray(pages.first_row), rows[order], side="right") - 1
     cuts = np.flatnonzero((np.diff(rows[order]) > GAP_BYTES // width) | (np.diff(page) > 0)) + 1
-    for some in np.split(np.arange(len(rows)), cuts) if len(rows) else []:
+    parts, spans = np.split(np.arange(len(rows)), cuts) if len(rows) else [], list[Span]()
+    for some in parts:
         own, on = rows[order[some]], int(page[some[0]])
         at = pages.vector_offset[on] + (int(own[0]) - pages.first_row[on]) * width
-        data = read(root.objects.keys[pages.vector_object[on]], at, int(own[-1] - own[0] + 1) * width)
-        if len(data) != int(own[-1] - own[0] + 1) * width:
+        spans.append(Span(root.objects.keys[pages.vector_object[on]], at, int(own[-1] - own[0] + 1) * width))
+    for some, span, data in zip(parts, spans, read_ahead(read, spans), strict=True):
+        own = rows[order[some]]
+        if len(data) != span.nbytes:
             raise DamagedError(f"the vectors of rows {own[0]} to {own[-1]}: an object ends within them", hint=AGAIN)
         out[order[some]] = np.frombuffer(data, DTYPES[index.vector_kind]).reshape(-1, index.dimension)[own - own[0]]
     return out
