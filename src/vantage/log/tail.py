@@ -32,7 +32,7 @@ class Fresh(NamedTuple):
 
     seq: int
     kind: int
-    vector: memoryview | bytes = b""
+    vector: bytes = b""
     attributes: bytes = b""
 
 
@@ -72,9 +72,10 @@ def patched(old: Fresh | None, seq: int, change: bytes, label: str) -> Fresh:
 
 def effects(request: Request, seq: int, shape: RowShape) -> Iterator[tuple[Id, Fresh | bytes]]:
     """What a request makes of each id: of a patch what it changes."""
-    vectors, width = memoryview(request.vectors), shape.vector_bytes
+    vectors, width = request.vectors, shape.vector_bytes
     for i, (identifier, attributes) in enumerate(zip(request.upserts, request.attributes, strict=True)):
-        yield identifier, Fresh(seq, UPSERT, vectors[i * width : (i + 1) * width], attributes)
+        # A copy, as a view of a part would be an object of a hundred bytes, and hold on to all.
+        yield identifier, Fresh(seq, UPSERT, bytes(vectors[i * width : (i + 1) * width]), attributes)
     yield from zip(request.patches, request.changes, strict=True)
     for identifier in request.deletes:
         yield identifier, Fresh(seq, DELETE)

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from heapq import nsmallest
+from itertools import compress
 from typing import Any, NamedTuple
 
 from ..errors import DamagedError
 from ..filter.facet import values_of
 from ..filter.program import compile_filter, resolve
-from ..format import VECTOR_BYTES, FilterField, Root, damaged, pack_columns
+from ..format import VECTOR_BYTES, FilterField, Root, damaged, keys_in, pack_columns
 from ..format.log import Id
 from ..log.tail import DELETE, PATCH, Tail, members_of, packed_members
 from .filtered import Selection
@@ -24,17 +25,18 @@ from .scan import rows_taken
 from .superseded import IdTable, Superseded
 
 ROW_BYTES = 100  # of a row, and of an id, beside vector and attributes: as objects of Wasm, and places in tables
-VALUE_BYTES = 90  # of a field of a row in columns, beside its keys: lists and what they hold
+VALUE_BYTES = 16  # of a field of a row in columns, beside texts
 FIRST_ROWS = 256  # of a scan, all of which get a score
+WHERE = "rows of the log"  # of errors
+Values = Sequence[Sequence[Any]]  # of rows
 GONE = -1  # instead of a place: an id without a row
 BOUND_SHARE = 1e-9  # more than f64 rounds a product by
 BLOCK_BYTES = 256 << 10  # of vectors that lie together
 ADDED_ROWS = 256  # whose vectors are joined at a time
 DEAD_ROWS = 1024  # that may be there beside as many as are live
-CHUNK_ROWS, LIST_ROWS = (
-    8192,
-    256,
-)  # of a chunk of columns; of one with lists, so that it holds no more values than one may
+# Of a chunk of columns: rows, and values, which are objects while it is packed; and rows of one with lists, so that it
+# holds no more values than one may.
+CHUNK_ROWS, CHUNK_VALUES, LIST_ROWS = 8192, 16384, 256
 
 
 class BaseRow(NamedTuple):
@@ -45,14 +47,19 @@ class BaseRow(NamedTuple):
 
 
 class _Chunk(NamedTuple):
-    """Columns of n rows, as a block has them. fields: with the texts of these rows alone, whose ranks their keys are;
-    values: of each field, of each row, what the keys stand for.
-    """
+    """Columns of n rows, as a block has them. fields: with texts of these rows alone, whose ranks are their keys."""
 
     n: int
     fields: tuple[FilterField, ...]
     plane: memoryview
-    values: list[list[list[Any]]]
+
+    def values(self, field: int) -> Values:
+        """What each row has of a field: keys, of texts with ranks their UTF-8."""
+        own, keys = self.fields[field], keys_in(self.plane, self.n, field, WHERE)
+        if not own.ranked:
+            return keys
+        texts = [own.text_at(rank) for rank in range(len(own.ends) - 1)]
+        return [[texts[rank] for rank in row] for row in keys]
 
 
 class _Blocks:
@@ -142,7 +149,8 @@ class _Rows:
         packed = sum(chunk.n for chunk in self.chunks)
         if packed >= rows:
             return self.chunks
-        most = LIST_ROWS if any(field.many for field in fields) else CHUNK_ROWS
+        most = max(LIST_ROWS, min(CHUNK_ROWS, CHUNK_VALUES // len(fields)))
+        most = LIST_ROWS if any(field.many for field in fields) else most
         for first in range(packed, len(self.ids), most):
             values: list[list[list[Any]]] = [[] for _ in fields]
             for place in range(first, min(first + most, len(self.ids))):
@@ -152,13 +160,14 @@ class _Rows:
             self.chunks.append(_packed(fields, values))
         while len(self.chunks) > 1 and self.chunks[-2].n < min(2 * self.chunks[-1].n, most - self.chunks[-1].n + 1):
             last, before = self.chunks.pop(), self.chunks.pop()
-            self.chunks.append(_packed(fields, [a + b for a, b in zip(before.values, last.values, strict=True)]))
+            both = [[*before.values(i), *last.values(i)] for i in range(len(fields))]
+            self.chunks.append(_packed(fields, both))
         return self.chunks
 
 
-def _packed(fields: Sequence[FilterField], values: list[list[list[Any]]]) -> _Chunk:
+def _packed(fields: Sequence[FilterField], values: Sequence[Values]) -> _Chunk:
     """The columns of some rows by the code of blocks, so that what a filter takes cannot differ."""
-    own, columns = list[FilterField](), list[tuple[bool, list[list[int]]]]()
+    own, columns = list[FilterField](), list[tuple[bool, Values]]()
     for field, rows in zip(fields, values, strict=True):
         if field.ranked:
             texts = sorted({text for row in rows for text in row})
@@ -168,16 +177,14 @@ def _packed(fields: Sequence[FilterField], values: list[list[list[Any]]]) -> _Ch
         else:
             own.append(field)
             columns.append((field.many, rows))
-    return _Chunk(len(values[0]), tuple(own), memoryview(pack_columns(columns)), values)
+    return _Chunk(len(values[0]), tuple(own), memoryview(pack_columns(columns)))
 
 
-def _of_values(
-    rows: Iterable[tuple[float, int]], values: Sequence[Sequence[Any]], most: int
-) -> list[tuple[float, int]]:
+def _of_values(rows: Iterable[tuple[float, int]], values: Sequence[Any], most: int) -> list[tuple[float, int]]:
     """The first row of each value, of the first `most` values that there are. rows: (score, place)."""
     first: dict[Any, tuple[float, int]] = {}
     for one in rows:
-        first.setdefault(next(iter(values[one[1]]), None), one)
+        first.setdefault(values[one[1]], one)
         if len(first) == most:
             break
     return list(first.values())
@@ -246,7 +253,7 @@ class FreshRows:
             program = selection.program
             if ranked:
                 program = compile_filter(resolve(selection.parsed, chunk.fields), chunk.fields)
-            mask = rows_taken(chunk.plane, chunk.n, len(fields), program.data, "rows of the log")
+            mask = rows_taken(chunk.plane, chunk.n, len(fields), program.data, WHERE)
             bits |= int.from_bytes(mask, "little") << at
             at += chunk.n
         return bits & self.live
@@ -257,15 +264,8 @@ class FreshRows:
         rows = self.rows
         row = ROW_BYTES + VALUE_BYTES * len(self.root.filters)
         vectors = rows.vectors.nbytes + (rows.compared.nbytes if rows.compared is not rows.vectors else 0)
-        return vectors + rows.attributes_bytes + row * len(rows.ids) + ROW_BYTES * len(self.places)
-
-    def values(self, field: int, place: int) -> Sequence[Any]:
-        """What a row has of a field: keys, of texts with ranks their UTF-8."""
-        for chunk in self.rows.columns(self.count):
-            if place < chunk.n:
-                return chunk.values[field][place]
-            place -= chunk.n
-        raise AssertionError(place)
+        texts = rows.attributes_bytes * (1 + any(field.kind == "text" for field in self.root.filters))
+        return vectors + texts + row * len(rows.ids) + ROW_BYTES * len(self.places)
 
     def best(self, query: Prepared, taken: int, most: int, worst: float | None, without: int | None) -> Iterator[Match]:
         """The best `most` of the rows of the bits `taken`; of each value the best alone, where the query says so.
@@ -281,7 +281,7 @@ class FreshRows:
         found = list[float]()
         for block, n in rows.compared.first(self.count):
             found += products(block, kind, n, query, index)
-        values = None if query.distinct is None else self.field_values(query.distinct)
+        values = None if query.distinct is None else self.first_values(query.distinct)
         limit, some, low = math.inf if worst is None else sign * worst, list[tuple[float, int]](), 0
         while low < self.count:  # most rows are seen here alone: those before them have better ones
             high = min(self.count, max(2 * low, FIRST_ROWS))
@@ -304,9 +304,14 @@ class FreshRows:
         for score, place in some:
             yield Match(self.rows.ids[place], self.first + place, 0, sign * score)
 
-    def field_values(self, field: int) -> list[list[Any]]:
-        """What each row has of a field, dead ones too, in order: see `values`."""
-        return [values for chunk in self.rows.columns(self.count) for values in chunk.values[field]]
+    def field_values(self, field: int, taken: int) -> Iterator[Sequence[Any]]:
+        """What rows of the bits `taken` have of a field, in order: keys, of texts with ranks their UTF-8."""
+        every = (values for chunk in self.rows.columns(self.count) for values in chunk.values(field))
+        return compress(every, (bit == "1" for bit in reversed(f"{taken:b}")))
+
+    def first_values(self, field: int) -> list[Any]:
+        """Of each row, dead ones too, in order, the first that it has of a field, or None."""
+        return [next(iter(values), None) for values in self.field_values(field, (1 << self.count) - 1)]
 
     def merged(self, matches: list[Match], query: Prepared, most: int, without: int | None, taken: int) -> list[Match]:
         """The best of the matches of the generation, best first, and of the rows of the bits `taken`."""
@@ -317,9 +322,10 @@ class FreshRows:
         if query.distinct is None:
             return every[:most]
         field, by_value = self.root.filters[query.distinct], dict[Any, Match]()
+        values = self.first_values(query.distinct)
         for match in every:
             if match.contender is None:
-                value = next(iter(self.values(query.distinct, match.row - self.first)), None)
+                value = values[match.row - self.first]
             else:
                 value = match.contender.key
                 if value is not None and field.ranked:

@@ -193,7 +193,8 @@ def _with_log(
     fresh, walk = segment.fresh, prepared.walk
     if fresh is None:
         return [(one, None) for one in found]
-    rows = upcoming(fresh, walk, prepared.selection, prepared.mark)
+    most = prepared.listing.limit + len(found) + 1  # of each of those found there may be one that has its value
+    rows = upcoming(fresh, walk, prepared.selection, prepared.mark, most)
     return [*merged(fresh, walk, found, rows, ended)]
 
 

@@ -11,7 +11,6 @@ from ..filter.facet import Facet
 from ..format import FilterField
 from .segment import Segment
 from .tally import Counted, Tally
-from .written import bits_of
 
 if TYPE_CHECKING:
     from .facets import FacetPlan
@@ -35,17 +34,16 @@ def written(segment: Segment, plan: FacetPlan) -> Written:
     fresh, filters, tallies = segment.fresh, segment.root.filters, [Tally(facet) for facet in plan.facets]
     if fresh is None or not fresh.ids:
         return Written(tallies, 0, 0, filters, {})
-    places = bits_of(fresh.taken(plan.selection))
-    values = [[fresh.values(facet.field, place) for place in places] for facet in plan.facets]
-    fields = with_texts(filters, plan.facets, values)
-    for tally, rows in zip(tallies, values, strict=True):
-        add_values(tally, fields[tally.facet.field], rows)
+    taken = fresh.taken(plan.selection)
+    fields = with_texts(filters, plan.facets, (fresh.field_values(facet.field, taken) for facet in plan.facets))
+    for tally in tallies:
+        add_values(tally, fields[tally.facet.field], fresh.field_values(tally.facet.field, taken))
     numbers = {
         i: {old.key(rank): new.rank(old.text_at(rank), after=False) for rank in range(len(old.ends) - 1)}
         for i, (old, new) in enumerate(zip(filters, fields, strict=True))
         if new is not old
     }
-    return Written(tallies, len(places), len(fresh.ids), fields, numbers)
+    return Written(tallies, taken.bit_count(), len(fresh.ids), fields, numbers)
 
 
 def fields_of(segment: Segment, names: Any) -> Sequence[FilterField]:
@@ -53,19 +51,18 @@ def fields_of(segment: Segment, names: Any) -> Sequence[FilterField]:
     fresh, fields = segment.fresh, segment.root.filters
     if fresh is None or not segment.root.is_empty:
         return fields
-    places, out = bits_of(fresh.live), list[FilterField]()
+    out = list[FilterField]()
     for i, field in enumerate(fields):
         if field.kind == "text" or not isinstance(names, Mapping) or segment.root.names[field.attribute] not in names:
             out.append(field)
             continue
-        every = fresh.field_values(i)
-        keys = [key for place in places for key in every[place]]
+        keys = [key for row in fresh.field_values(i, fresh.live) for key in row]
         out.append(replace(field, rows=len(keys), low=min(keys), high=max(keys)) if keys else field)
     return out
 
 
 def with_texts(
-    fields: Sequence[FilterField], facets: Sequence[Facet], values: Iterable[Sequence[Sequence[Any]]]
+    fields: Sequence[FilterField], facets: Sequence[Facet], values: Iterable[Iterable[Sequence[Any]]]
 ) -> Sequence[FilterField]:
     """The fields of an index, those of some facets with all texts of these values of rows."""
     out = list(fields)

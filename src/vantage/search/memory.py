@@ -73,13 +73,12 @@ def _id_pages_bytes(segment: Segment) -> int:
 
 def facets_bytes(segment: Segment, facets: Sequence[Facet]) -> int:
     """Likewise of counting facets: numbers by value, columns as pairs, and the answer."""
-    nbytes = COLUMN_BYTES
-    nbytes += len(facets) * log_bytes(segment)
+    nbytes, logged = COLUMN_BYTES, 0 if segment.fresh is None else segment.fresh.count
     for facet in facets:
         field = segment.root.filters[facet.field]
         shown = facet.top or len(facet.starts)
         nbytes += MATCH_BYTES * min(shown, field.distinct + 1) + ATTRIBUTE_COPIES * min(len(field.texts), TEXTS_BYTES)
-        nbytes += TALLY_BYTES * (field.distinct if facet.top else shown)
+        nbytes += TALLY_BYTES * (field.distinct + logged if facet.top else shown) + LOGGED_BYTES * logged
     return nbytes
 
 

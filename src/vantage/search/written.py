@@ -10,6 +10,7 @@ from .fresh import FreshRows
 from .rows import id_hash
 from .walk import Listed, Walk
 
+UPCOMING_ROWS = 4096  # that are put in order at a time
 TEXT_BYTES = 1024  # of a text that decide where a row in the log stands, so that a cursor can hold them
 BEFORE_ALL = -1  # instead of a hash: of a row of the generation, as those come first among equals
 
@@ -33,14 +34,24 @@ def bits_of(mask: int) -> list[int]:
     return [i for i, bit in enumerate(reversed(f"{mask:b}")) if bit == "1"]
 
 
-def upcoming(fresh: FreshRows, walk: Walk, selection: Selection | None, behind: Mark | None) -> list[Written]:
-    """Rows in the log behind a mark, in the order of a walk: by its field, those without a value last, and among equals
-    by the hashes of their ids. With distinct the first of each value.
+def upcoming(
+    fresh: FreshRows, walk: Walk, selection: Selection | None, behind: Mark | None, most: int
+) -> list[Written]:
+    """The first `most` rows in the log behind a mark, in the order of a walk: by its field, those without a value last,
+    and among equals by the hashes of their ids. With distinct the first of each value.
     """
-    rows = list[Written]()
-    for place in bits_of(fresh.taken(selection)):
-        value = None if walk.field is None else next(iter(fresh.values(walk.field, place)), None)
-        rows.append(Written(Mark(_cut(value), id_hash(fresh.rows.ids[place])), place))
+    places, out = bits_of(fresh.taken(selection)), list[Written]()
+    values = None if walk.field is None else fresh.first_values(walk.field)
+    for low in range(0, len(places), UPCOMING_ROWS):
+        for place in places[low : low + UPCOMING_ROWS]:
+            value = None if values is None else values[place]
+            out.append(Written(Mark(_cut(value), id_hash(fresh.rows.ids[place])), place))
+        out = _in_order(out, walk, behind)[:most]
+    return out
+
+
+def _in_order(rows: list[Written], walk: Walk, behind: Mark | None) -> list[Written]:
+    """Those behind a mark; see `upcoming`."""
     rows.sort(key=lambda row: row.mark.id_hash)
     there = [row for row in rows if row.mark.value is not None]
     there.sort(key=lambda row: row.mark.value, reverse=walk.falling)  # type: ignore[arg-type, return-value]
