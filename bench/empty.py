@@ -1,8 +1,9 @@
 """Empty indexes in a local Worker, filled until their logs are full: python -m bench.empty [--share 1.0]
 
-Each is made over HTTP, with one attribute to filter by, and takes rows drawn at random. Prints of each: the rows that
-it took, rows a second, the answer that ends it, and the CPU of workerd a query in ms: of the ten nearest, with a filter
-that takes a tenth, of one row of each of a thousand values, and of a hundred exact ones; then the heap of the isolate.
+Each is made over HTTP, with an attribute to filter by or 16, and takes rows drawn at random. Prints of each: the rows
+that it took, rows a second, the answer that ends it, and the CPU of workerd a query in ms: of the ten nearest, with a
+filter that takes a tenth, of one row of each of a thousand values, and of a hundred exact ones; then the heap of the
+isolate.
 """
 
 from __future__ import annotations
@@ -29,16 +30,20 @@ from vantage.log.state import BYTES_MAX, OPERATIONS_MAX
 TOKENS = {"VANTAGE_TOKEN": "bench", "VANTAGE_WRITE_TOKEN": "bench-w"}
 BODY_BYTES = 3 << 20
 QUERIES = 10
-CASES = ((96, "f16"), (384, "f16"), (1536, "f32"), (4096, "f32"))  # dimension, vectors
+CASES = ((2, "f16", 1), (8, "f16", 16), (96, "f16", 1), (384, "f16", 1), (1536, "f32", 1), (4096, "f32", 1))
 ASKED: dict[str, dict[str, Any]] = {
     "nearest": {}, "filtered": {"filter": {"n": {"$lt": 100}}}, "distinct": {"distinct": "n"},
     "exact": {"exact": True, "top_k": 100},
 }  # fmt: skip
 
 
-def filled(server: Server, name: str, dimension: int, kind: str, share: float) -> dict[str, Any]:
+def filled(server: Server, name: str, dimension: int, kind: str, attributes: int, share: float) -> dict[str, Any]:
     """Makes an index and writes to it until its log is full, or has this share of what one may have."""
-    fields = {"dimension": dimension, "vectors": kind, "attributes": [{"name": "n", "type": "integer"}]}
+    others = [f"n{i}" for i in range(1, attributes)]
+    fields = {
+        "dimension": dimension, "vectors": kind,
+        "attributes": [{"name": name, "type": "integer"} for name in ("n", *others)],
+    }  # fmt: skip
     create_index(f"{server.url}/{name}", fields, TOKENS)
     draw, rows, ended = np.random.default_rng(0), 0, "share"
     width = dimension * VECTOR_BYTES[kind]
@@ -47,10 +52,14 @@ def filled(server: Server, name: str, dimension: int, kind: str, share: float) -
     def batches() -> Iterator[list[Any]]:
         for first in range(0, round(share * min(OPERATIONS_MAX, BYTES_MAX // width)), batch):
             vectors = draw.normal(size=(batch, dimension)).astype("<f4")
+            values = draw.integers(10**15, size=(batch, len(others))).tolist()
             yield [
-                {"id": f"row {i}", "vector": array("f", v.tobytes()), "attributes": {"n": int(draw.integers(1000))}}
-                for i, v in enumerate(vectors, first)
-            ]
+                {
+                    "id": f"row {i}", "vector": array("f", v.tobytes()),
+                    "attributes": {"n": int(draw.integers(1000)), **dict(zip(others, own, strict=True))},
+                }
+                for i, (v, own) in enumerate(zip(vectors, values, strict=True), first)
+            ]  # fmt: skip
 
     def written(count: int) -> None:
         nonlocal rows
@@ -62,7 +71,8 @@ def filled(server: Server, name: str, dimension: int, kind: str, share: float) -
     except LogFullError as error:
         ended = str(error)
     spent = time.monotonic() - began
-    return {"dimension": dimension, "vectors": kind, "rows": rows, "rows_s": round(rows / spent), "ended": ended}
+    shape = {"dimension": dimension, "vectors": kind, "attributes": attributes}
+    return shape | {"rows": rows, "rows_s": round(rows / spent), "ended": ended}
 
 
 def asked(server: Server, name: str, dimension: int) -> dict[str, Any]:
@@ -93,13 +103,13 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of what a log may have")
     parser.add_argument("--only", type=int, help="a dimension")
     given = parser.parse_args()
-    for dimension, kind in CASES:
+    for dimension, kind, attributes in CASES:
         if given.only not in (None, dimension):
             continue
         with tempfile.TemporaryDirectory() as state:
             name = f"d{dimension}"
             with serve(Path(state), variables=TOKENS) as server:
-                told = filled(server, name, dimension, kind, given.share)
+                told = filled(server, name, dimension, kind, attributes, given.share)
                 told |= {f"writer_{what}": n for what, n in asked(server, name, dimension).items()}
             with serve(Path(state), variables=TOKENS) as server:  # which reads the log anew
                 print(json.dumps(told | asked(server, name, dimension)), flush=True)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 from array import array
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
@@ -290,3 +291,40 @@ def test_requests_as_large_as_may_be_are_answered_beside_a_long_log(sample_bucke
         assert refused <= 3
         found = sent("query", {"vector": vectors[7], "top_k": 3, "after": seq})[1]
         assert found["matches"][0]["score"] > 0.999 and found["receipt"]["seq"] >= seq
+
+
+def test_a_full_log_of_small_rows_leaves_room_for_requests(tmp_path: Path) -> None:
+    """Rows whose values are many, and all others, take more beside their bytes than within them."""
+    names, random = [f"n{i}" for i in range(16)], Random(2)
+    where = tmp_path / "bucket" / "full"
+    create_index(str(where), {"dimension": 2, "attributes": [{"name": name, "type": "integer"} for name in names]})
+
+    def batches() -> Iterator[list[Any]]:
+        for first in range(0, 64_000, 1000):
+            yield [
+                {
+                    "id": f"row {i}", "vector": array("f", [1, random.random()]),
+                    "attributes": {name: random.randrange(10**15) for name in names},
+                }
+                for i in range(first, first + 1000)
+            ]  # fmt: skip
+
+    with pytest.raises(LogFullError):
+        write_rows(sender(str(where), {}), "upsert", batches(), lambda n: None)
+    load(tmp_path / "bucket", tmp_path / "state")
+    asked: list[tuple[str, dict[str, Any]]] = [
+        ("query", {"vector": [1, 0.5], "top_k": 1000, "include": ["attributes"]}),
+        ("query", {"vector": [1, 0.5], "top_k": 100, "filter": {"n3": {"$lt": 10**14}}}),
+        ("query", {"vector": [1, 0.5], "top_k": 50, "distinct": "n5"}),
+        ("facets", {"facets": {"n7": {"top": 1000}}}),
+        ("facets", {"facets": {"n8": {"buckets": 20}}}),
+        ("rows", {"limit": 1000, "order_by": {"n9": "desc"}, "filter": {"n2": {"$gte": 5}}}),
+    ]
+    with serve(tmp_path / "state", variables=TOKENS) as server:
+        for path, body in asked * 2:
+            head = {"authorization": f"Bearer {TOKENS['VANTAGE_TOKEN']}"}
+            url = f"{server.url}/v1/indexes/full/{path}"
+            with urlopen(Request(url, json.dumps(body).encode(), head), timeout=60) as answer:
+                assert json.load(answer).get("complete", True)
+        with urlopen(Request(f"{server.url}/v1/health", headers=head), timeout=60) as answer:
+            assert json.load(answer)["heap_bytes"] <= 90 << 20

@@ -33,7 +33,7 @@ GONE = -1  # instead of a place: an id without a row
 BOUND_SHARE = 1e-9  # more than f64 rounds a product by
 BLOCK_BYTES = 256 << 10  # of vectors that lie together
 ADDED_ROWS = 256  # whose vectors are joined at a time
-DEAD_ROWS = 1024  # that may be there beside as many as are live
+DEAD_BYTES = 1 << 20  # of rows, that may be there beside as much as is live
 # Of a chunk of columns: rows, and values, which are objects while it is packed; and rows of one with lists, so that it
 # holds no more values than one may.
 CHUNK_ROWS, CHUNK_VALUES, LIST_ROWS = 8192, 16384, 256
@@ -106,7 +106,7 @@ class _Rows:
         self.root, self.ids = root, list[Id]()
         kind, d = root.index.vector_kind, root.index.dimension
         self.vectors, self.attributes, self.lengths = _Blocks(VECTOR_BYTES[kind] * d), list[bytes](), array("d")
-        self.attributes_bytes = 0
+        self.attributes_bytes = self.dead_bytes = 0  # dead_bytes: of rows that are not the last of their ids
         self.compared = _Blocks(VECTOR_BYTES["f32"] * d) if kind == "i8" else self.vectors
         self.shortest = self.longest = 0.0  # of lengths
         self.chunks: list[_Chunk] = []
@@ -132,6 +132,10 @@ class _Rows:
             self.shortest = min(lengths) if not self.lengths else min(self.shortest, min(lengths))
             self.longest = max(self.longest, max(lengths))
         self.lengths.extend(lengths)
+
+    def nbytes(self, place: int) -> int:
+        """About what a row takes."""
+        return ROW_BYTES + self.vectors.width + len(self.attributes[place])
 
     def vector(self, place: int) -> bytes:
         """As it is stored."""
@@ -374,6 +378,7 @@ class FreshRows:
             before, vector, own = places.get(identifier), fresh.vector, fresh.attributes
             if before is not None and before != GONE:
                 live &= ~(1 << before)
+                rows.dead_bytes += rows.nbytes(before)
                 vector = vector or (b"" if fresh.kind == DELETE else rows.vector(before))
             places[identifier] = GONE
             if fresh.kind == DELETE or (fresh.kind == PATCH and before == GONE):
@@ -393,7 +398,8 @@ class FreshRows:
         count = self.count + len(ids)
         live |= ((1 << len(ids)) - 1) << self.count
         grown = replace(self, seq=tail.next - 1, places=places, live=live, count=count)
-        return grown if count <= 2 * grown.live_rows + DEAD_ROWS else grown._without_dead()
+        every = (ROW_BYTES + rows.vectors.width) * count + rows.attributes_bytes
+        return grown if 2 * rows.dead_bytes <= every + DEAD_BYTES else grown._without_dead()
 
     def _without_dead(self) -> FreshRows:
         """The same in rows of its own, all of which are live."""
