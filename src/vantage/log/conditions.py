@@ -14,7 +14,7 @@ from .state import OPERATIONS_MAX, SEGMENTS_MAX, LogState
 from .tail import DELETE, PATCH, UPSERT, Fresh, effects, members_of, packed_members, patched
 
 # What an isolate has room for twice, as a reader and as the sequencer; a row takes so much beside its bytes.
-HELD_BYTES_MAX, ROW_BYTES = 20 << 20, 320
+HELD_BYTES_MAX, ROW_BYTES = 16 << 20, 320
 
 
 class BaseRow(NamedTuple):
