@@ -449,7 +449,7 @@ def test_a_log_that_is_full_takes_nothing(writer: Writer, monkeypatch: pytest.Mo
 
 def test_rows_that_are_patched_fill_the_log_too(writer: Writer) -> None:
     """A reader holds them whole; and it reads a log as full as one may be."""
-    one = replace(patch(100, b'{"n":1}'), patched_bytes=11 << 20)
+    one = replace(patch(100, b'{"n":1}'), patched_bytes=7 << 20)
     assert writer.write(Write(one), Write(one)) == [1, 1]
     [error] = writer.write(Write(one))
     assert isinstance(error, LogFullError) and "16 MiB" in error.message
