@@ -153,8 +153,8 @@ class _Rows:
         packed = sum(chunk.n for chunk in self.chunks)
         if packed >= rows:
             return self.chunks
-        most = max(LIST_ROWS, min(CHUNK_ROWS, CHUNK_VALUES // len(fields)))
-        most = LIST_ROWS if any(field.many for field in fields) else most
+        many = any(field.many for field in fields)
+        most = LIST_ROWS if many else max(LIST_ROWS, min(CHUNK_ROWS, CHUNK_VALUES // len(fields)))
         for first in range(packed, len(self.ids), most):
             values: list[list[list[Any]]] = [[] for _ in fields]
             for place in range(first, min(first + most, len(self.ids))):
