@@ -28,7 +28,7 @@ from build_index.context import BuildContext
 from build_index.ingest.open import open_source
 from build_index.tune import renditions
 from build_index.tune.options import Options
-from vantage.read import reader
+from vantage.read import hedge, reader
 from vantage.read.hedge import Hedging
 from vantage.search.query import Query
 
@@ -51,8 +51,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _new_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test's reads are hedged because of another test's latencies."""
+    """No test's reads are hedged because of another test's latencies, or because the machine is busy."""
     monkeypatch.setattr(reader, "_HEDGING", Hedging())
+    monkeypatch.setattr(hedge, "HEDGE_AFTER_S", 60.0)
 
 
 def make(

@@ -21,6 +21,12 @@ SIZE = 1000
 Plan = Callable[[int, str, "int | None"], float]
 
 
+@pytest.fixture(autouse=True)
+def _new_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here reads are hedged: no clock runs but the virtual one."""
+    monkeypatch.setattr(reader, "_HEDGING", Hedging())
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
     (tmp_path / "a").write_bytes(bytes(i % 251 for i in range(SIZE)))

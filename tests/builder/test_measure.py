@@ -88,8 +88,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         found = full_scan(rows, layout, report.choice.codec, HeldOutQueries(queries, ASKED, truth))
         section = index_section(rows, layout.blocks, int(layout.sizes().sum()))
         p = probabilities(layout.router, layout.section, section, queries)
-        with patch("vantage.read.hedge.HEDGE_AFTER_S", 60.0):  # a machine at work must not add reads
-            yield Case(rows, report, queries, found, p, truth)
+        yield Case(rows, report, queries, found, p, truth)
 
 
 def prices(case: Case) -> list[int]:
