@@ -4,6 +4,9 @@ Each is made over HTTP, with an attribute to filter by or 16, and takes rows dra
 that it took, rows a second, the answer that ends it, and the CPU of workerd a query in ms: of the ten nearest, with a
 filter that takes a tenth, of one row of each of a thousand values, and of a hundred exact ones; then the heap of the
 isolate.
+
+--several N asks N such indexes of 384 dimensions in one Worker instead, in turns and from 16 clients at once, and
+prints how many answers had each status, their seconds, and the heap.
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ import json
 import tempfile
 import time
 from array import array
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +102,58 @@ def asked(server: Server, name: str, dimension: int) -> dict[str, Any]:
     return out
 
 
+def crowded(server: Server, names: list[str], dimension: int, clients: int) -> dict[str, Any]:
+    """Statuses and seconds of requests of each kind to each index in turn, by so many clients at once."""
+    headers = {"authorization": f"Bearer {TOKENS['VANTAGE_TOKEN']}"}
+    vector = np.random.default_rng(1).normal(size=dimension).round(4).tolist()
+    bodies = [
+        *(("query", {"vector": vector, **body}) for body in ASKED.values()),
+        ("facets", {"facets": {"n": {"top": 10}}}), ("rows", {"limit": 100, "order_by": {"n": "desc"}}),
+    ]  # fmt: skip
+
+    def ask(client: int) -> list[tuple[int, float]]:
+        out = []
+        with httpx.Client(base_url=server.url, headers=headers, timeout=120, trust_env=False) as http:
+            for at in range(len(names) * len(bodies)):
+                path, body = bodies[(at // len(names) + client) % len(bodies)]
+                began = time.monotonic()
+                answer = http.post(f"/v1/indexes/{names[at % len(names)]}/{path}", json=body)
+                out.append((answer.status_code, time.monotonic() - began))
+        return out
+
+    with ThreadPoolExecutor(clients) as pool:
+        seen = [one for each in pool.map(ask, range(clients)) for one in each]
+    seconds = sorted(spent for _, spent in seen)
+    heap = httpx.get(f"{server.url}/v1/health", headers=headers, trust_env=False).json()["heap_bytes"]
+    return {
+        "clients": clients, "statuses": Counter(status for status, _ in seen),
+        "p50_s": round(seconds[len(seconds) // 2], 2), "longest_s": round(seconds[-1], 2),
+        "heap_mib": round(heap / (1 << 20)),
+    }  # fmt: skip
+
+
+def several(count: int, share: float) -> None:
+    """Prints one JSON object a line: of each index, and of each number of clients."""
+    dimension, names = 384, [f"several{i}" for i in range(count)]
+    with tempfile.TemporaryDirectory() as state:
+        with serve(Path(state), variables=TOKENS) as server:
+            for name in names:
+                print(json.dumps(filled(server, name, dimension, "f16", 1, share)), flush=True)
+        with serve(Path(state), variables=TOKENS) as server:
+            for clients in (1, 16, 1):
+                print(json.dumps(crowded(server, names, dimension, clients)), flush=True)
+
+
 def main() -> None:
     """Prints one JSON object a line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--share", type=float, default=1.0, help="of what a log may have")
     parser.add_argument("--only", type=int, help="a dimension")
+    parser.add_argument("--several", type=int, help="indexes, in one Worker")
     given = parser.parse_args()
+    if given.several:
+        several(given.several, given.share)
+        return
     for dimension, kind, attributes in CASES:
         if given.only not in (None, dimension):
             continue

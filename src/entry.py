@@ -42,7 +42,7 @@ WARM_BYTES = 6 << 20  # objects may share their isolate with each other and with
 
 LOG_CALL_S = 10.0  # a call to the bucket that takes longer is taken for failed
 LOG_TRIES = 3  # of a read
-LOGS_BYTES = 40 << 20  # of logs that are held by the sequencers of an isolate; one alone may hold more
+LOGS_BYTES = 24 << 20  # of logs that are held by the sequencers of an isolate; one alone may hold more
 
 HEAD = struct.Struct("<I")  # of what is handed to a warm object: the bytes of ranges
 
@@ -421,12 +421,12 @@ class IndexLog(DurableObject):
         return pack_news(await self._sequencer(name).since(etag, log, seq))
 
     def _sequencer(self, name: str) -> Sequencer:
-        """This object's; others that were used longest ago let go of their logs where all hold too much."""
+        """This object's; others that were used longest ago let go of rows where all hold too much."""
         if self.sequencer is None:  # one that an earlier object of this name has left may wait for what never comes
             self.sequencer = Sequencer(R2Log(self.env.BUCKET, name), time.monotonic)
         _sequencers.pop(name, None)
         for other in list(_sequencers):
             if sum(one.nbytes for one in _sequencers.values()) + self.sequencer.nbytes > LOGS_BYTES:
-                _sequencers.pop(other).forget()
+                _sequencers.pop(other).shrink()
         _sequencers[name] = self.sequencer
         return self.sequencer

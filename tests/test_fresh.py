@@ -16,6 +16,7 @@ from random import Random
 from time import monotonic
 from typing import Any
 from unittest.mock import patch
+from weakref import ref
 
 import filters
 import pytest
@@ -25,6 +26,7 @@ from filters import matching, random_filter, random_row
 from build_index.bucket.log_store import StoreLog
 from build_index.bucket.store import FolderStore
 from vantage import indexes
+from vantage.admission import BusyError
 from vantage.cost import Budget, Limits
 from vantage.errors import BehindError, InputError, NotFoundError
 from vantage.follow import NEVER, Followed
@@ -43,7 +45,7 @@ from vantage.read.bucket import Folder
 from vantage.read.cache import Cache
 from vantage.read.deadline import Deadline
 from vantage.receipt import Receipt
-from vantage.search import facets, holes
+from vantage.search import facets, fresh, holes
 from vantage.search.facets import FacetQuery
 from vantage.search.listing import Listing, prepare_listing
 from vantage.search.query import Answer, Query
@@ -525,6 +527,62 @@ def test_rows_that_are_written_again_and_again_do_not_pile_up(tmp_path: Path) ->
         )
     every = it.ask(some[0].vector, 1000, vectors=True)
     assert {m.id: m.vector for m in every.matches} == {i: row.vector for i, row in it.rows.items()}
+
+
+def test_logs_of_several_indexes_are_in_memory_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """However many ask for them at once: a log waits until those before it are let go of, and who waits holds none."""
+    it, names, rows, most = living(tmp_path, "words"), ["a", "b", "c"], list[Any](), 0
+    some = next(iter(it.rows.values()))
+    it.write({b"new %d" % i: Row(some.vector, {}) for i in range(50)})
+    for name in names:
+        shutil.copytree(tmp_path / "words", tmp_path / name)
+    monkeypatch.setattr(indexes, "INDEXES_BYTES", 1000)  # each log is more
+
+    class Seen(fresh._Rows):
+        def __init__(self, root: Any) -> None:
+            super().__init__(root)
+            rows.append(ref(self))
+
+    monkeypatch.setattr(fresh, "_Rows", Seen)
+    service = Service(Folder(tmp_path), 1 << 20)
+
+    async def one(name: str) -> int:
+        async def work(index: Index) -> int:
+            nonlocal most
+            assert index.name == name and index.fresh is not None
+            for _ in range(3):
+                most = max(most, sum(len(own.ids) > 0 for get in rows if (own := get()) is not None))
+                await asyncio.sleep(0.01)
+            return index.fresh.count
+
+        return await service.live(name, Receipt(), work, wish=Wish(stale_s=0.0))
+
+    async def client(number: int) -> None:
+        for turn in range(3):
+            assert await one(names[(number + turn) % 3]) == 50
+
+    async def all_at_once() -> None:
+        await asyncio.gather(*map(client, range(12)))
+
+    asyncio.run(all_at_once())
+    assert most == 1 and len(service.open) == 1
+
+    async def gone() -> None:
+        """One that never ends is waited for, and then told of."""
+
+        async def work(index: Index) -> None:
+            with pytest.raises(BusyError, match="requests on other indexes"):
+                await service.current("b", Receipt(), Wish(stale_s=0.0))
+
+        await service.live("a", Receipt(), work, wish=Wish(stale_s=0.0))
+        monkeypatch.setattr(indexes, "GONE_S", 0.0)
+        await service.live("a", Receipt(), lambda index: service.current("b", Receipt(), Wish(stale_s=0.0)),
+                           wish=Wish(stale_s=0.0))  # fmt: skip
+
+    monkeypatch.setattr(indexes, "WAIT_S", 0.2)
+    asyncio.run(gone())
 
 
 def test_a_service_sees_what_was_written_when_it_is_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,7 +202,9 @@ def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_several_race_and_nothing_is_lost_or_done_twice(seed: int) -> None:
-    """Sequencers of one log over a bucket that fails and loses answers; clients send again, with the same key."""
+    """Sequencers of one log over a bucket that fails and loses answers; they let go of what they hold; clients send
+    again, with the same key. Of rows that several want to be the first to write, each is written once.
+    """
 
     async def scenario() -> None:
         draw, store = random.Random(seed), MemoryLog(current().pack())
@@ -216,8 +218,12 @@ def test_several_race_and_nothing_is_lost_or_done_twice(seed: int) -> None:
                     for _ in range(draw.randrange(6)):
                         await asyncio.sleep(0)
                     one = draw.choice(several)
-                    if draw.random() < 0.1:
-                        one.forget()
+                    if draw.random() < 0.2:
+                        draw.choice([one.forget, one.shrink])()
+                    if draw.random() < 0.3:
+                        await outcome(one.since("", GENERATION, 0))
+                    wanted = upsert(1000 + i, asked=[Asked(0, absent=True)], base={0: None})
+                    assert isinstance(await outcome(one.submit(wanted)), Done | ConditionError | StoreError)
                     answer = await outcome(one.submit(upsert(identifier, key=f"{identifier}")))
                     if isinstance(answer, Done):
                         acknowledged[identifier] = answer.seq
@@ -227,7 +233,8 @@ def test_several_race_and_nothing_is_lost_or_done_twice(seed: int) -> None:
         await asyncio.gather(*map(client, range(8)))
         held = segments_of(store)
         every = sum(held, [])
-        assert len(every) == len(set(every)) and acknowledged.keys() <= set(every) and len(acknowledged) >= 38
+        assert len(every) == len(set(every)) and set(range(1000, 1005)) <= set(every)
+        assert acknowledged.keys() <= set(every) and len(acknowledged) >= 38
         assert all(identifier in held[seq - 1] for identifier, seq in acknowledged.items())
 
     asyncio.run(scenario())
@@ -288,6 +295,37 @@ def test_a_reader_far_behind_reads_what_its_sequencer_has_let_go_of(monkeypatch:
         assert after.seq == 20 and sorted(after.tail.rows) == list(range(1, 21)) and store.gets - gets < 20
         assert all(row.vector for row in after.tail.rows.values())
         assert one._state is not None and not any(row.vector for row in one._state.tail.rows.values())
+
+    asyncio.run(scenario())
+
+
+def test_who_is_only_asked_holds_no_rows_and_decides_as_if_it_had() -> None:
+    async def scenario() -> None:
+        store, clock = MemoryLog(current().pack()), Clock()
+        first, absent = upsert(1, key="first"), {"asked": [Asked(0, absent=True)], "base": {0: None}}
+        await Sequencer(store, clock).submit(first)
+        one = Sequencer(store, clock)
+        for _ in range(2):
+            news = await one.since("", GENERATION, 0)
+            assert (news.seq, len(news.segments), one.nbytes) == (1, 1, len(news.segments[0]))
+            refused = await outcome(one.submit(upsert(1, **absent)))
+            assert isinstance(refused, ConditionError) and one.nbytes > conditions.ROW_BYTES
+            assert await one.submit(first) == Done(1, True)  # its key is known again
+            one.shrink()
+            assert one.nbytes == 0
+            gets = store.gets
+            assert (await one.since("", GENERATION, 0)).segments == [] and store.gets == gets  # the bucket has it
+            one = Sequencer(store, clock)
+
+        # One that lets go while it writes has decided by what it had.
+        others = Sequencer(slow := Slow(store), clock)
+        assert (await others.since("", GENERATION, 0)).seq == 1
+        writing = asyncio.ensure_future(outcome(others.submit(upsert(1, **absent))))
+        while not writing.done():
+            others.shrink()
+            await asyncio.sleep(0)
+        assert isinstance(writing.result(), ConditionError) and slow.store is store
+        assert await others.submit(upsert(2, **absent)) == Done(2, False)
 
     asyncio.run(scenario())
 

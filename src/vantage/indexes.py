@@ -11,8 +11,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, TypeVar
+from weakref import ref
 
-from .admission import GONE_S, Admission
+from .admission import GONE_S, WAIT_S, Admission, BusyError
 from .arrival import Bodies
 from .cost import Limits
 from .errors import BehindError, ChangedError, DamagedError, InputError, NotFoundError, StoreError
@@ -29,11 +30,12 @@ from .read.reader import read_small, retried
 from .read.warm import WarmClient
 from .receipt import Receipt
 from .reserve import Reserve
+from .search.fresh import FreshRows
 from .search.query import Answer, Query
 
 T = TypeVar("T")
 
-LOG_POLL_S = 0.05  # between two looks for a write that a request waits for
+LOG_POLL_S = 0.05  # between two looks for what a request waits for: a write, or room for a log
 LOG_WAIT_S = 10.0  # for that, where the request has no end of time
 
 REVALIDATE_S = 30.0
@@ -84,6 +86,17 @@ def _index_bytes(index: Index) -> int:
     return INDEX_BYTES + PART_BYTES * parts + ROOT_COPIES * index.current.root.size + dead + log
 
 
+class _Log:
+    """The log of a closed index, which requests may read still: what it holds, until they have ended or are gone."""
+
+    def __init__(self, fresh: FreshRows) -> None:
+        self._rows, self._nbytes, self._gone_at = ref(fresh.rows), fresh.nbytes, monotonic() + GONE_S
+
+    @property
+    def nbytes(self) -> int:
+        return 0 if self._rows() is None or monotonic() > self._gone_at else self._nbytes
+
+
 def _read_at(known: Followed, bucket: bool) -> float:
     return known.bucket_at if bucket else known.read_at
 
@@ -132,6 +145,7 @@ class Service:
         self._checked: dict[str, float] = {}
         self._followed: dict[str, Followed] = {}
         self._following = Admission(1, OPENING_S)  # one log at a time
+        self._closed_logs: list[_Log] = []
         self._unknown_at = 0.0  # when a name without an index was last asked for
 
     async def index(self, name: str, receipt: Receipt) -> Index:
@@ -160,36 +174,39 @@ class Service:
         until = came + LOG_WAIT_S
         if deadline is not None and deadline.at is not None:
             until = min(until, came + max(0.0, deadline.at - asyncio.get_running_loop().time()))
-        index, stale_s = await self.index(name, receipt), self.stale_s if wish.stale_s is None else wish.stale_s
+        stale_s = self.stale_s if wish.stale_s is None else wish.stale_s
         while True:
             since = NEVER if stale_s is None else came - stale_s
-            index = await self._followed_to(name, index, receipt, since, wish.bucket)
-            if index.seq >= wish.after:
+            index = await self._followed_to(name, receipt, since, wish.bucket)
+            if (seq := index.seq) >= wish.after:
                 return index
             if monotonic() + LOG_POLL_S >= until:
                 raise BehindError(
-                    f"the log of {name!r} is at seq {index.seq}, not at {wish.after} yet",
+                    f"the log of {name!r} is at seq {seq}, not at {wish.after} yet",
                     hint="ask again, or ask whether that write was acknowledged", param="after",
                 )  # fmt: skip
+            del index
             await asyncio.sleep(LOG_POLL_S)
             stale_s = 0.0
             came = monotonic()
 
-    async def _followed_to(self, name: str, index: Index, receipt: Receipt, since: float, bucket: bool) -> Index:
+    async def _followed_to(self, name: str, receipt: Receipt, since: float, bucket: bool) -> Index:
         """The open index, whose log was last asked for behind `since` of the monotonic clock; bucket: there.
 
         Not in the same tick of it: ticks take 16 ms on some systems, and something may have been written between.
         """
         for _ in range(REOPENED_MAX):
-            known = self._followed.get(name)
+            index, known = await self.index(name, receipt), self._followed.get(name)
             if known is not None and _alike(known.index, index) and (since == NEVER or _read_at(known, bucket) > since):
                 return known.index
             if since == NEVER and known is None:
                 return index
+            del index, known  # whoever waits holds on to no log: another may wait until it is let go of
             async with self._following.enter(1):
                 index = await self.index(name, receipt)
                 known = self._followed.get(name)
                 if known is None or known.is_reading or not _alike(known.index, index):
+                    await self._leave_room(name)
                     known = self._followed[name] = Followed(index)
                 if _read_at(known, bucket) > max(since, BEGINNING):  # another request has looked meanwhile
                     return known.index
@@ -203,11 +220,12 @@ class Service:
                     self._fit(name)
                     if known.moved:
                         self._checked[name] = 0.0
+                elif whole:  # it was closed meanwhile
+                    self._let_go(known.index)
                 if whole:
                     return known.index
                 self._followed.pop(name, None)
             await self.revalidate(name, receipt)
-            index = await self.index(name, receipt)
         raise StoreError(f"the log of {name!r} went on faster than it was read", hint="try again")
 
     async def _open(self, name: str, opening: Receipt) -> None:
@@ -252,6 +270,23 @@ class Service:
             self._close(next(n for n in self.open if n != name))
         self._fit_cache()
 
+    async def _leave_room(self, name: str) -> None:
+        """Closes other indexes, those used longest ago first, until their logs leave room for one more, and waits for
+        the requests that read them still. Raises BusyError where these take long.
+        """
+        until = monotonic() + WAIT_S
+        while True:
+            self._closed_logs = [log for log in self._closed_logs if log.nbytes]
+            others = {n: index.fresh.nbytes for n, index in self.open.items() if n != name and index.fresh is not None}
+            if sum(others.values()) + sum(log.nbytes for log in self._closed_logs) <= INDEXES_BYTES:
+                return
+            if others:
+                self._close(next(iter(others)))
+            elif monotonic() > until:
+                raise BusyError("requests on other indexes leave no room for this log", hint="ask again in a second")
+            else:
+                await asyncio.sleep(LOG_POLL_S)
+
     def _fit_cache(self) -> None:
         """Leaves to others what they need of the cache's room; gives back what else may go where that is too little."""
         held = sum(map(_index_bytes, self.open.values())) + self.beside() + self.reading.held + self.reserve.held
@@ -281,6 +316,12 @@ class Service:
         self._followed.pop(name, None)
         if closed is not None:
             self.cache.forget(closed.segment.keys)
+            self._let_go(closed)
+
+    def _let_go(self, index: Index) -> None:
+        """Of the log of an index that is open no more: requests may read it still."""
+        if index.fresh is not None:
+            self._closed_logs.append(_Log(index.fresh))
 
     @asynccontextmanager
     async def room(self, nbytes: int, in_flight: int, deadline: float, share: float = 0.0) -> AsyncIterator[None]:
@@ -360,9 +401,11 @@ class Service:
             return await work(index)
         except (DamagedError, ChangedError) as error:
             index.etags.clear()
+            space = index.space
+            del index
             await _timely(self.revalidate(name, receipt), deadline)
             live = await _timely(self.current(name, receipt, wish, deadline), deadline)
-            if live.space == index.space and isinstance(error, DamagedError):
+            if live.space == space and isinstance(error, DamagedError):
                 raise
             return await work(live)
 

@@ -80,6 +80,8 @@ def decide(
 
     base: of the ids that are `wanted`; sizes: bytes of each as packed.
     """
+    if not state.tail.holds:
+        raise ValueError("conditions are decided by the rows of the log")
     seq, new, keys = state.tail.next, Rows(), dict[bytes, int]()
     segments, operations, nbytes = state.tail.held(state.current.log.start)
     out: list[int | VantageError | None] = []

@@ -24,6 +24,7 @@ from .segment import Draw, unknown
 from .state import BYTES_MAX, Clock, LogState, follow, read_log
 from .store import LogStore
 from .submission import Done, Submission, pack_outcome, unpack_submission
+from .tail import ATTRIBUTES, NOTHING
 
 WAITING_BYTES_MAX = 2 * REQUESTS_BYTES_MAX  # of writes that wait for the segment before theirs
 WAITING_MAX = 1024
@@ -121,7 +122,8 @@ async def answered(sequencer: Sequencer, data: bytes) -> str:
 class Sequencer:
     """Of one index. Writes that arrive while a segment is being put go into the next one together.
 
-    nbytes: about what is held of the log.
+    The log's rows are held from the first write on: who is only asked by readers needs none. nbytes: about what is held
+    of the log.
     """
 
     def __init__(self, store: LogStore, clock: Clock, draw: Draw = secrets.token_bytes) -> None:
@@ -136,7 +138,7 @@ class Sequencer:
 
     def _held_bytes(self) -> int:
         nbytes, state = sum(map(len, self._kept.segments.values())), self._state
-        if state is not None and state.tail.shape is not None:
+        if state is not None and state.tail.shape is not None and state.tail.holds:
             _, operations, logged = state.tail.held(state.current.log.start)
             nbytes += ROW_BYTES * operations + max(0, logged - operations * state.tail.shape.vector_bytes)
         return nbytes
@@ -145,6 +147,15 @@ class Sequencer:
         """Lets go of all that is held: the next that asks reads the log."""
         self._state, self._seen_at = None, -math.inf
         self._kept, self.nbytes = _Kept(self._kept.store), 0
+
+    def shrink(self) -> None:
+        """Lets go of rows and segments: the next write reads the log, and readers the bucket."""
+        if self._state is None or self._lock.locked():  # a write is decided by what it began with
+            self.forget()
+            return
+        self._state.tail.hold(NOTHING)
+        self._kept.segments.clear()
+        self.nbytes = self._held_bytes()
 
     async def submit(self, submission: Submission) -> Done:
         """Writes, or says why not: where it is durable, once it is.
@@ -222,8 +233,9 @@ class Sequencer:
                     base |= {one.ids[place]: row for place, row in (one.base or {}).items()}
             return base
 
-        kept = self._kept
-        state = self._state or await read_log(kept, self.clock)
+        kept, state = self._kept, self._state
+        if state is None or not state.tail.holds:
+            state = await read_log(kept, self.clock, ATTRIBUTES)
         writes, shape = [one.write for one in group], group[0].submission.shape
         state, seqs = await commit(kept, state, writes, shape, lookup, self.clock, draw)
         self._take(kept, state, began)
@@ -243,7 +255,7 @@ class Sequencer:
         """
         if kept is self._kept:
             state.settle()
-            state.tail.forget_vectors()
+            state.tail.hold(ATTRIBUTES)
             kept.begin(state.current.log.id, state.current.log.start)
             self._state, self._seen_at = state, began
             self.nbytes = self._held_bytes()
@@ -260,9 +272,11 @@ class Sequencer:
         if state is None or self._kept.current is None:
             raise StoreError("what was held of the log is let go", hint="ask the bucket")
         own = state.current.log
-        first = max(own.start, seq + 1) if log == own.id else own.start
-        first = max(first, min(self._kept.segments, default=first))  # what is before, the bucket has
-        for n in range(first, state.tail.next + (state.seal is not None)):
+        lacking = max(own.start, seq + 1) if log == own.id else own.start
+        first = end = state.tail.next + (state.seal is not None)
+        while first > lacking and first - 1 in self._kept.segments:  # what is before, the bucket has
+            first -= 1
+        for n in range(first, end):
             data = self._kept.segments[n]
             most -= len(data)
             if most < 0 and segments:
@@ -293,7 +307,7 @@ class Sequencer:
     async def _read_on(self) -> None:
         began, kept, state = self.clock(), self._kept, self._state
         try:
-            state = await (follow(kept, state, self.clock) if state else read_log(kept, self.clock))
+            state = await (follow(kept, state, self.clock) if state else read_log(kept, self.clock, NOTHING))
         except Exception as error:
             if not isinstance(error, StoreError):
                 self.forget()

@@ -19,7 +19,7 @@ from ..format.log import (
 )
 from ..read.reader import CURRENT_BYTES_MAX
 from .store import LogReader
-from .tail import Tail
+from .tail import ROWS, Tail
 
 FRESH_S = 10.0  # what CURRENT says is counted on for so long after it was asked for; gc waits much longer
 TRIES = 8
@@ -39,9 +39,9 @@ class LogState:
     segments from current's start on, or from an earlier one until `settle`. seal: that the log ends with, if it does.
     """
 
-    def __init__(self, data: bytes, etag: str, read_at: float) -> None:
+    def __init__(self, data: bytes, etag: str, read_at: float, holds: int = ROWS) -> None:
         self.renew(data, etag, read_at)
-        self.tail = Tail(self.current.log.start)
+        self.tail = Tail(self.current.log.start, holds)
         self.seal: Segment | None = None
         self.has_ledger = self.current.log.ledger is None
 
@@ -76,14 +76,14 @@ async def read_current(store: LogReader, clock: Clock) -> tuple[bytes, str, floa
     return *found, at
 
 
-async def read_log(store: LogReader, clock: Clock) -> LogState:
-    """CURRENT and all segments behind it: every write that was acknowledged before this began.
+async def read_log(store: LogReader, clock: Clock, holds: int = ROWS) -> LogState:
+    """CURRENT and all segments behind it: every write that was acknowledged before this began. holds: of rows.
 
     A GET, one for each segment, WIDTH_MAX side by side, at most WIDTH_MAX that find nothing, and one each FRESH_S.
     Raises NotFoundError, DamagedError, StoreError.
     """
     for _ in range(TRIES):
-        state = LogState(*await read_current(store, clock))
+        state = LogState(*await read_current(store, clock), holds)
         if await read_on(store, state, clock):
             return state
     raise StoreError("the log went on faster than it was read", hint="try again")
@@ -91,7 +91,7 @@ async def read_log(store: LogReader, clock: Clock) -> LogState:
 
 async def follow(store: LogReader, state: LogState, clock: Clock) -> LogState:
     """The same state, read on to the log's end; another one, read anew, where the log went away behind it."""
-    return state if await read_on(store, state, clock) else await read_log(store, clock)
+    return state if await read_on(store, state, clock) else await read_log(store, clock, state.tail.holds)
 
 
 async def read_on(store: LogReader, state: LogState, clock: Clock) -> bool:
@@ -164,5 +164,5 @@ async def whole_state(store: LogReader, state: LogState, clock: Clock) -> LogSta
         data, etag, at = await read_current(store, clock)
         if Current.unpack(data, "CURRENT").log.ledger == before:
             raise DamagedError(f"{before}: is missing", hint="the ledger that CURRENT names was deleted by others")
-        state = LogState(data, etag, at)
+        state = LogState(data, etag, at, state.tail.holds)
     raise StoreError("the log went on faster than it was read", hint="try again")

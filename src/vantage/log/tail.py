@@ -22,6 +22,9 @@ from ..format.log import (
 )
 
 UPSERT, PATCH, DELETE = range(3)
+# What a tail holds of rows, and of the keys of requests: readers need no less than rows, conditions no less than their
+# attributes, and who only tells where the log ends nothing.
+NOTHING, ATTRIBUTES, ROWS = range(3)
 
 
 class Fresh(NamedTuple):
@@ -86,47 +89,44 @@ class Tail:
 
     rows: by id; keys: of the requests seen, those of a ledger too, request key -> (seq, ms); nonces: (seq, nonce) of
     the last segments; sizes: of those whose rows are held; start: of the first whose rows are; next: the seq of the
-    next segment; shape: None before the first; vectors: whether rows have theirs.
+    next segment; shape: None before the first; holds: NOTHING, ATTRIBUTES or ROWS.
     """
 
-    def __init__(self, start: int) -> None:
-        self.start = self.next = start
+    def __init__(self, start: int, holds: int = ROWS) -> None:
+        self.start, self.next, self.holds = start, start, holds
         self.shape: RowShape | None = None
         self.rows: dict[Id, Fresh] = {}
         self.keys: dict[bytes, tuple[int, int]] = {}
         self.nonces: deque[tuple[int, bytes]] = deque(maxlen=LEDGER_SEGMENTS_MAX)
         self.sizes: deque[Size] = deque()
-        self.vectors = True
 
     def apply(self, segment: Segment, nbytes: int, label: str) -> None:
         """The next segment. Raises DamagedError where it does not fit to the others."""
         if segment.shape is None or self.shape not in (None, segment.shape):
             raise damaged(label, "its rows are not like those before it")
-        self.shape, seq, operations = segment.shape, self.next, 0
+        self.shape, seq, requests = segment.shape, self.next, segment.requests
         changes: dict[Id, Fresh] = {}
-        for request in segment.requests:
+        for request in requests if self.holds else ():
             for identifier, effect in effects(request, seq, segment.shape):
                 if isinstance(effect, bytes):
                     old = changes.get(identifier) or self.rows.get(identifier)
                     effect = patched(old, seq, effect, label)
-                changes[identifier] = effect
-            operations += request.operations
-            nbytes += request.patched_bytes
-        if not self.vectors:
-            changes = {identifier: row._replace(vector=b"") for identifier, row in changes.items()}
+                changes[identifier] = effect if self.holds == ROWS else effect._replace(vector=b"")
         self.rows.update(changes)
-        for request in segment.requests:
+        for request in requests if self.holds else ():
             if request.key != NO_KEY:
                 self.keys[request.key] = seq, request.ms
         self.nonces.append((seq, segment.nonce))
-        self.sizes.append(Size(seq, operations, nbytes))
+        operations, patches = sum(r.operations for r in requests), sum(r.patched_bytes for r in requests)
+        self.sizes.append(Size(seq, operations, nbytes + patches))
         self.next += 1
 
-    def forget_vectors(self) -> None:
-        """Holds no vectors from now on, for who needs none."""
-        if self.vectors:
-            self.vectors = False
-            self.rows = {identifier: row._replace(vector=b"") for identifier, row in self.rows.items()}
+    def hold(self, holds: int) -> None:
+        """Holds no more than this from now on."""
+        if holds < self.holds:
+            self.holds = holds
+            self.rows = {i: row._replace(vector=b"") for i, row in self.rows.items()} if holds else {}
+            self.keys = self.keys if holds else {}
 
     def keys_before(self, start: int, since: float = -math.inf) -> dict[bytes, tuple[int, int]]:
         """The keys of the requests before a segment that are known longer, at most LEDGER_KEYS_MAX: the last ones, none
