@@ -36,7 +36,10 @@ from vantage.read.bucket import Folder
 from vantage.read.cache import Cache
 from vantage.receipt import Receipt
 from vantage.search.facets import FacetQuery
+from vantage.search.listing import Listing, prepare_listing
+from vantage.search.memory import answers_bytes
 from vantage.search.query import Query
+from vantage.search.rows import ATTRIBUTES_BYTES_MAX
 
 ATTRIBUTES = [
     {"name": "lang", "type": "text"}, {"name": "note", "type": "text", "filter": False},
@@ -132,6 +135,34 @@ def test_filters_lists_and_facets_are_those_of_the_rows_in_the_log(
         assert one.missing.rows == len(it.rows) - have
     [explained] = asyncio.run(it.index.explain([Query(query, 5, filter={"lang": "de"})]))
     assert (explained["gets"], explained["ranges"], explained["complete"]) == (0, [], True)
+
+
+def test_names_without_values_count_as_what_they_take_in_a_reply(tmp_path: Path) -> None:
+    """Of 4,096 attributes a row takes 86 kB of JSON, and hardly a byte in the log."""
+    names = [f"attribute {i:05}" for i in range(4096)]
+    some = [{"name": name, "type": "integer", "filter": False} for name in names]
+    it = made(tmp_path, {"dimension": 2, "attributes": some, "ids": "integer"})
+    it.write({i: Row([1.0, i], {names[i]: i}) for i in range(100)})
+    it.read_on()
+    answer = it.ask([0.0, 1.0], 100, attributes=True)
+    held = [m.attributes for m in answer.matches if m.attributes is not None]
+    length = len(json.dumps(held[0], separators=(",", ":")))
+    assert not answer.complete and len(answer.matches) == 100
+    assert 0.7 * ATTRIBUTES_BYTES_MAX < len(held) * length < 1.3 * ATTRIBUTES_BYTES_MAX
+    assert [m.attributes is not None for m in answer.matches] == [True] * len(held) + [False] * (100 - len(held))
+    assert answers_bytes(it.index.segment, [Query([0.0, 1.0], 100, attributes=True)]) > 4 * ATTRIBUTES_BYTES_MAX
+
+    rows, cursor = list[Any](), None
+    while True:  # pages have as many as there is room for
+        listing = Listing(limit=100, cursor=cursor, attributes=True)
+        page = asyncio.run(it.index.list_rows(prepare_listing(it.index.segment, listing)))
+        rows += [(row.id, row.attributes) for row in page.rows]
+        cursor = page.cursor
+        if cursor is None:
+            break
+        assert len(page.rows) == len(held)
+    assert sorted(i for i, _ in rows) == list(range(100))
+    assert all(own == dict.fromkeys(names) | {names[i]: i} for i, own in rows)
 
 
 def test_nothing_is_found_before_the_first_row_and_after_the_last(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from ..log.tail import DELETE, PATCH, Tail, members_of, packed_members
 from .filtered import Selection
 from .prepare import Prepared
 from .rank import Match, best_first, comparable, lengths_of, products, score_of
-from .rows import json_bytes
+from .rows import json_bytes, names_bytes
 from .scan import rows_taken
 from .superseded import IdTable, Superseded
 
@@ -263,6 +263,11 @@ class FreshRows:
         return bits & self.live
 
     @property
+    def attribute_bytes(self) -> int:
+        """Mean bytes of a row's attributes."""
+        return -(-self.rows.attributes_bytes // max(1, len(self.rows.ids)))
+
+    @property
     def nbytes(self) -> int:
         """About what it holds, with the columns that a filter will ask for."""
         rows = self.rows
@@ -343,8 +348,9 @@ class FreshRows:
         room: as of StoredRows.attributes. Raises DamagedError.
         """
         out: dict[int, dict[str, Any]] = {}
+        own = names_bytes(self.root.names)
         for place in places:
-            room -= json_bytes(self.rows.attributes[place])
+            room -= own + json_bytes(self.rows.attributes[place])
             if room < 0:
                 return out, 0
             members = self.rows.members(place)

@@ -11,7 +11,7 @@ from ..read.reader import IN_FLIGHT_BYTES_MAX
 from . import paged, verified
 from .listing import PreparedListing
 from .query import Query
-from .rows import ATTRIBUTES_BYTES_MAX
+from .rows import ATTRIBUTES_BYTES_MAX, names_bytes
 from .scan import capacity_for
 from .segment import Segment
 from .walk import WALK_BYTES_MAX
@@ -40,10 +40,7 @@ def answers_bytes(segment: Segment, queries: Sequence[Query]) -> int:
     fresh = 0 if segment.fresh is None else segment.fresh.live_rows
     rows = sum(min(q.top_k, index.rows + fresh) for q in queries)
     match = MATCH_BYTES + queries[0].vectors * d * (VECTOR_BYTES[index.vector_kind] + VALUE_BYTES)
-    attributes = 0
-    if queries[0].attributes:
-        mean = index.attribute_bytes
-        attributes = ATTRIBUTE_COPIES * min(round(2 * mean * rows), ATTRIBUTES_BYTES_MAX)
+    attributes = _attributes_bytes(segment, rows) if queries[0].attributes else 0
     return tails_bytes(segment, queries) + scans + rows * match + attributes + log_bytes(segment)
 
 
@@ -62,8 +59,13 @@ def rows_bytes(segment: Segment, count: int, vectors: bool) -> int:
     """Likewise of so many rows by their ids."""
     index = segment.root.index
     own = MATCH_BYTES + vectors * index.dimension * (VECTOR_BYTES[index.vector_kind] + VALUE_BYTES)
-    attributes = ATTRIBUTE_COPIES * min(round(2 * index.attribute_bytes * count), ATTRIBUTES_BYTES_MAX)
-    return _id_pages_bytes(segment) + count * own + attributes
+    return _id_pages_bytes(segment) + count * own + _attributes_bytes(segment, count)
+
+
+def _attributes_bytes(segment: Segment, rows: int) -> int:
+    """Of the attributes of so many rows."""
+    mean = max(segment.root.index.attribute_bytes, segment.fresh.attribute_bytes if segment.fresh else 0)
+    return ATTRIBUTE_COPIES * min((2 * mean + names_bytes(segment.root.names)) * rows, ATTRIBUTES_BYTES_MAX)
 
 
 def _id_pages_bytes(segment: Segment) -> int:

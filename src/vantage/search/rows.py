@@ -311,7 +311,7 @@ class _Kept:
 
     def __init__(self, names: list[str], room: int | None) -> None:
         self.held: dict[int, bytes] = {}
-        self.own = sum(len(name.encode()) + 4 for name in names)  # in a reply, with quotes, colon and comma
+        self.own = names_bytes(names)
         self._left, self._end = room, 1 << 32
 
     def add(self, i: int, data: bytes) -> None:
@@ -327,6 +327,11 @@ class _Kept:
 
     def _nbytes(self, data: bytes) -> int:
         return self.own + json_bytes(data)
+
+
+def names_bytes(names: list[str]) -> int:
+    """What the names of attributes take in each row of a reply, with quotes, colon and comma."""
+    return sum(len(name.encode()) + 4 for name in names)
 
 
 def json_bytes(data: bytes) -> int:
