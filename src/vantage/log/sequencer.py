@@ -29,6 +29,7 @@ from .tail import ATTRIBUTES, NOTHING
 WAITING_BYTES_MAX = 2 * REQUESTS_BYTES_MAX  # of writes that wait for the segment before theirs
 WAITING_MAX = 1024
 KEPT_BYTES = SEGMENT_BYTES_MAX  # of segments, the last ones, for readers that lack few
+KEY_BYTES = 160  # of a request in a ledger, as objects of Wasm; ROW_BYTES has those of the log
 LOOK_S = 0.5  # the bucket is looked at again so long after it was, while somebody asks
 SEEN_S = 1.0  # for so long what was seen there is good enough
 
@@ -141,6 +142,7 @@ class Sequencer:
         if state is not None and state.tail.shape is not None and state.tail.holds:
             _, operations, logged = state.tail.held(state.current.log.start)
             nbytes += ROW_BYTES * operations + max(0, logged - operations * state.tail.shape.vector_bytes)
+            nbytes += KEY_BYTES * max(0, len(state.tail.keys) - operations)
         return nbytes
 
     def forget(self) -> None:
