@@ -262,10 +262,14 @@ def heap_bytes() -> int:
     return int(pyodide_js._module.HEAP8.length)
 
 
-def _give_back() -> None:
-    """Lets go of what warm objects hold here: whoever asks them next reads it."""
+def _give_back(everything: bool) -> None:
+    """Lets go of what warm objects hold here: whoever asks them next reads it. everything: of what the next write has
+    to read again too.
+    """
     if _warm_blocks is not None:
         _warm_blocks.clear()
+    for sequencer in _sequencers.values() if everything else ():
+        sequencer.shrink()
 
 
 class Default(WorkerEntrypoint):

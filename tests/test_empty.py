@@ -21,7 +21,7 @@ from test_write_routes import ACCESS, WRITE_TOKEN
 
 from build_index.bucket.log_store import StoreLog
 from build_index.bucket.store import FolderStore
-from vantage.errors import DamagedError, InputError, StoreError
+from vantage.errors import DamagedError, InputError, LimitError, StoreError
 from vantage.follow import Followed
 from vantage.format import FIELD_KINDS, METRICS, Current, FilterField, IndexSection, Root
 from vantage.http.create import parse_new
@@ -35,6 +35,7 @@ from vantage.log.create import NewIndex, create, empty_generation, new_of, root_
 from vantage.read.bucket import Folder
 from vantage.read.cache import Cache
 from vantage.receipt import Receipt
+from vantage.search import log_facets
 from vantage.search.facets import FacetQuery
 from vantage.search.listing import Listing, prepare_listing
 from vantage.search.memory import answers_bytes
@@ -135,6 +136,26 @@ def test_filters_lists_and_facets_are_those_of_the_rows_in_the_log(
         assert one.missing.rows == len(it.rows) - have
     [explained] = asyncio.run(it.index.explain([Query(query, 5, filter={"lang": "de"})]))
     assert (explained["gets"], explained["ranges"], explained["complete"]) == (0, [], True)
+
+
+@pytest.mark.parametrize("name", ["tags", "year"])
+def test_facets_count_no_more_values_of_the_log_than_of_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Lists of texts may have two million in a log: more than an isolate counts."""
+    monkeypatch.setattr(log_facets, "DISTINCT_MAX", 40)
+    it = made(tmp_path, NEW | {"ids": "integer"})
+    for i in range(41 if name == "year" else 21):
+        own = {"tags": [f"{i} a", f"{i} b"]} if name == "tags" else {"year": i}
+        it.write({i: Row([1.0] * 8, own), 1000 + i: Row([1.0] * 8, own)})
+        it.read_on()
+        counting = it.index.facets(it.index.plan_facets(FacetQuery({name: {"top": 5}})), Receipt())
+        values = (2 if name == "tags" else 1) * (i + 1)
+        if values <= 40:
+            assert [count.rows for _, count in asyncio.run(counting).facets[0].values] == [2] * min(5, values)
+            continue
+        with pytest.raises(LimitError, match="with those in the log, is over 40"):
+            asyncio.run(counting)
 
 
 def test_names_without_values_count_as_what_they_take_in_a_reply(tmp_path: Path) -> None:

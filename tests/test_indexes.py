@@ -547,7 +547,7 @@ def test_what_is_shed_is_read_again(tmp_path: Path) -> None:
 def test_what_logs_and_bodies_need_the_cache_leaves_to_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(service_module, "SHARED_BYTES", 1000)
     service, logs, gone = Service(Folder(tmp_path), 300), [0], list[bool]()
-    service.beside, service.give_back = lambda: logs[0], lambda: gone.append(True)
+    service.beside, service.give_back = lambda: logs[0], gone.append
     service.reserve = Reserve(1 << 20)
     monkeypatch.setattr(service_module, "SHARED_BYTES", service.reserve.held + 1000)
     service.cache.register(["a"])
@@ -566,7 +566,9 @@ def test_what_logs_and_bodies_need_the_cache_leaves_to_them(monkeypatch: pytest.
     assert asyncio.run(kept(1100, 0)) == (300, 200)
     assert asyncio.run(kept(100, 1000)) == (300, 200) and not gone
     assert asyncio.run(kept(1, 1150)) == (100, 100) and not gone
-    assert asyncio.run(kept(1, 1400)) == (0, 0) and gone
+    assert asyncio.run(kept(1, 1400)) == (0, 0) and gone and not any(gone)  # logs stay
+    service.shed()
+    assert gone[-1]
     assert asyncio.run(kept(0, 0)) == (300, 300)
 
 

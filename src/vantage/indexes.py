@@ -123,8 +123,8 @@ class Service:
 
     stale_s: so many seconds what is known of a log may be old; None: logs are read for requests alone that wish it.
     since_rpc: asks the sequencer of a log, which knows all that it acknowledged; None: the bucket is asked. beside:
-    bytes that others hold in this isolate, of logs. give_back: lets go of what others hold and can have again. reserve:
-    for bodies that are long.
+    bytes that others hold in this isolate, of logs. give_back: lets go of what others hold and can have again; True: of
+    all of it, logs too. reserve: for bodies that are long.
     """
 
     def __init__(self, bucket: Bucket, cache_bytes: int, warm_root: WarmRoot | None = None) -> None:
@@ -135,7 +135,7 @@ class Service:
         self.stale_s: float | None = None
         self.since_rpc: Since | None = None
         self.beside: Callable[[], int] = lambda: 0
-        self.give_back: Callable[[], None] = lambda: None
+        self.give_back: Callable[[bool], None] = lambda everything: None
         self.reserve = Reserve()
         self.bodies = Bodies()  # of requests that stand at no door yet
         self.reading = Admission(READING_BYTES)  # requests whose bodies have come, until they are answered
@@ -292,7 +292,7 @@ class Service:
         held = sum(map(_index_bytes, self.open.values())) + self.beside() + self.reading.held + self.reserve.held
         self.cache.leave(max(0, held - SHARED_BYTES))
         if held - SHARED_BYTES > self.cache.budget:
-            self.give_back()
+            self.give_back(False)
             if self.warm_client is not None:
                 self.warm_client.rest()
 
@@ -343,7 +343,7 @@ class Service:
     def shed(self) -> None:
         """Gives back what can be had again: blocks, all indexes but the one used last, what was to be given away."""
         self.cache.clear()
-        self.give_back()
+        self.give_back(True)
         for name in list(self.open)[:-1]:
             self._close(name)
         if self.warm_client is not None:

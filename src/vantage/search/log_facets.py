@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ..errors import LimitError
 from ..filter.bounds import Count
-from ..filter.facet import Facet
+from ..filter.facet import DISTINCT_MAX, Facet
 from ..format import FilterField
 from .segment import Segment
 from .tally import Counted, Tally
@@ -30,7 +31,7 @@ class Written:
 
 
 def written(segment: Segment, plan: FacetPlan) -> Written:
-    """Counted in memory."""
+    """Counted in memory. Raises LimitError where the log has more values than may be counted one by one."""
     fresh, filters, tallies = segment.fresh, segment.root.filters, [Tally(facet) for facet in plan.facets]
     if fresh is None or not fresh.ids:
         return Written(tallies, 0, 0, filters, {})
@@ -38,6 +39,7 @@ def written(segment: Segment, plan: FacetPlan) -> Written:
     fields = with_texts(filters, plan.facets, (fresh.field_values(facet.field, taken) for facet in plan.facets))
     for tally in tallies:
         add_values(tally, fields[tally.facet.field], fresh.field_values(tally.facet.field, taken))
+    _check_distinct(sum(len(tally.counts) for tally in tallies if tally.facet.top))
     numbers = {
         i: {old.key(rank): new.rank(old.text_at(rank), after=False) for rank in range(len(old.ends) - 1)}
         for i, (old, new) in enumerate(zip(filters, fields, strict=True))
@@ -64,23 +66,37 @@ def fields_of(segment: Segment, names: Any) -> Sequence[FilterField]:
 def with_texts(
     fields: Sequence[FilterField], facets: Sequence[Facet], values: Iterable[Iterable[Sequence[Any]]]
 ) -> Sequence[FilterField]:
-    """The fields of an index, those of some facets with all texts of these values of rows."""
+    """The fields of an index, those of some facets with all texts of these values of rows. Raises LimitError."""
     out = list(fields)
     for facet, rows in zip(facets, values, strict=True):
         field = out[facet.field]
         if not field.ranked:
             continue
-        new = {t for row in rows for t in row if field.rank(t, after=False) == field.rank(t, after=True)}
+        texts = set[bytes]()
+        for row in rows:
+            texts.update(row)
+            _check_distinct(len(texts))
+        new = {t for t in texts if field.rank(t, after=False) == field.rank(t, after=True)}
         if new:
             out[facet.field] = field.with_texts(sorted(new | {field.text_at(i) for i in range(len(field.ends) - 1)}))
     return out
 
 
+def _check_distinct(count: int) -> None:
+    if count > DISTINCT_MAX:
+        what, hint = "the number of values to count, with those in the log,", "ask for a histogram, or for fewer facets"
+        raise LimitError(what, f"over {DISTINCT_MAX}", DISTINCT_MAX, hint=hint, param="facets")
+
+
 def add_values(tally: Tally, field: FilterField, rows: Iterable[Sequence[Any]]) -> None:
-    """Counts the values of rows."""
+    """Counts the values of rows. Raises LimitError."""
+    known = dict[bytes, int]()  # keys of texts
     for row in rows:
-        keys = [field.key(field.rank(text, after=False)) for text in row] if field.ranked else row
+        if field.ranked:
+            known |= {text: field.key(field.rank(text, after=False)) for text in row if text not in known}
+        keys = [known[text] for text in row] if field.ranked else row
         tally.add([(key, 1) for key in keys], bool(keys))
+        _check_distinct(len(tally.counts))
 
 
 def with_log(base: Counted, more: Tally, numbers: Mapping[int, int], log: Written) -> Counted:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..filter.facet import Facet
+from ..filter.facet import DISTINCT_MAX, Facet
 from ..format import ATTRIBUTE_ROW_BYTES_MAX, ID_PAGE_ROWS, VECTOR_BYTES, id_entry
 from ..kernels import lrsq_tables_size, pool_size
 from ..read.reader import IN_FLIGHT_BYTES_MAX
@@ -80,7 +80,8 @@ def facets_bytes(segment: Segment, facets: Sequence[Facet]) -> int:
         field = segment.root.filters[facet.field]
         shown = facet.top or len(facet.starts)
         nbytes += MATCH_BYTES * min(shown, field.distinct + 1) + ATTRIBUTE_COPIES * min(len(field.texts), TEXTS_BYTES)
-        nbytes += TALLY_BYTES * (field.distinct + logged if facet.top else shown) + LOGGED_BYTES * logged
+        new = min(DISTINCT_MAX, logged * (DISTINCT_MAX if field.many else 1))
+        nbytes += TALLY_BYTES * (field.distinct + new if facet.top else shown) + LOGGED_BYTES * logged
     return nbytes
 
 
