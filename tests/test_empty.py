@@ -37,6 +37,7 @@ from vantage.read.cache import Cache
 from vantage.receipt import Receipt
 from vantage.search import log_facets
 from vantage.search.facets import FacetQuery
+from vantage.search.fresh import VALUES_MAX
 from vantage.search.listing import Listing, prepare_listing
 from vantage.search.memory import answers_bytes
 from vantage.search.query import Query
@@ -136,6 +137,22 @@ def test_filters_lists_and_facets_are_those_of_the_rows_in_the_log(
         assert one.missing.rows == len(it.rows) - have
     [explained] = asyncio.run(it.index.explain([Query(query, 5, filter={"lang": "de"})]))
     assert (explained["gets"], explained["ranges"], explained["complete"]) == (0, [], True)
+
+
+def test_columns_of_many_attributes_are_in_short_chunks(tmp_path: Path) -> None:
+    """A row has a value or none in each: so many are objects while a chunk is packed."""
+    fields = [{"name": f"n{i}", "type": "integer"} for i in range(1000)]
+    it = made(tmp_path, {"dimension": 2, "attributes": fields, "ids": "integer"})
+    for first in range(0, 150, 3):  # chunks are packed together as rows come
+        it.write({i: Row([1.0, i], {f"n{i}": i, "n7": 1}) for i in range(first, first + 3)})
+        it.read_on()
+        found = it.ask([1.0, 1.0], 200, filter={f"n{first + 1}": {"$gt": -1}})
+        assert [m.id for m in found.matches] == [first + 1] or first + 1 == 7
+    assert it.index.fresh is not None
+    chunks = it.index.fresh.rows.columns(150)
+    assert sum(chunk.n for chunk in chunks) == 150 and 1 < len(chunks) < 15
+    assert max(chunk.n for chunk in chunks) * 1000 <= VALUES_MAX
+    assert sum(it.index.fresh.field_values(7, (1 << 150) - 1), []) == [1] * 150
 
 
 @pytest.mark.parametrize("name", ["tags", "year"])

@@ -965,3 +965,14 @@ def test_bad_lists_of_ids(service: Service, body: dict[str, Any], code: str, par
 def test_a_path_of_two_methods(service: Service) -> None:
     assert send(service, "OPTIONS", ROWS).headers["allow"] == "GET, HEAD, OPTIONS, POST"
     assert problem(send(service, "PUT", ROWS), 405, "method_not_allowed", "method")["hint"].startswith("use GET")
+
+
+@pytest.mark.parametrize("name", ["rows", "matches", "results"])
+def test_rows_of_a_reply_are_written_one_at_a_time(name: str) -> None:
+    """`json` makes a text of each name and value before it joins them."""
+    body = {name: [{"id": i, "attributes": {f"n{j}": None for j in range(50)}} for i in range(40)], "complete": True}
+    pieces = list(api._pieces(body))
+    assert json.loads("".join(pieces)) == body and max(map(len, pieces)) < 1000
+    written = Reply(200, body)
+    written.write()
+    assert json.loads(written.sent) == body

@@ -63,9 +63,13 @@ def _numbers(match: Match) -> list[float] | None:
 
 
 def _pieces(body: Any) -> Iterator[str]:
-    """A body as JSON, a match at a time, so that no large one is held twice; what can be called is made as it comes."""
+    """A body as JSON, a match or row at a time, so that no large one is held twice, and of few at once the pieces that
+    `json` makes; what can be called is made as it comes.
+    """
     body = body() if callable(body) else body
-    name = next((n for n in ("results", "matches") if isinstance(body, dict) and isinstance(body.get(n), list)), None)
+    name = next(
+        (n for n in ("results", "matches", "rows") if isinstance(body, dict) and isinstance(body.get(n), list)), None
+    )
     if name is None:
         yield json_text(body)
         return

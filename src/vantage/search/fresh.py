@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from ..errors import DamagedError
 from ..filter.facet import values_of
 from ..filter.program import compile_filter, resolve
-from ..format import VECTOR_BYTES, FilterField, Root, damaged, keys_in, pack_columns
+from ..format import VECTOR_BYTES, FilterField, Root, damaged, keys_in, pack_columns, unpack_columns
 from ..format.log import Id
 from ..log.tail import DELETE, PATCH, Tail, members_of, packed_members
 from .filtered import Selection
@@ -37,6 +37,7 @@ DEAD_BYTES = 1 << 20  # of rows, that may be there beside as much as is live
 # Of a chunk of columns: rows, and values, which are objects while it is packed; and rows of one with lists, so that it
 # holds no more values than one may.
 CHUNK_ROWS, CHUNK_VALUES, LIST_ROWS = 8192, 16384, 256
+VALUES_MAX = 1 << 16  # of a chunk, of however few rows
 
 
 class BaseRow(NamedTuple):
@@ -55,11 +56,20 @@ class _Chunk(NamedTuple):
 
     def values(self, field: int) -> Values:
         """What each row has of a field: keys, of texts with ranks their UTF-8."""
-        own, keys = self.fields[field], keys_in(self.plane, self.n, field, WHERE)
-        if not own.ranked:
-            return keys
-        texts = [own.text_at(rank) for rank in range(len(own.ends) - 1)]
-        return [[texts[rank] for rank in row] for row in keys]
+        return _told(self.fields[field], keys_in(self.plane, self.n, field, WHERE))
+
+    def every(self) -> list[Values]:
+        """The same of each field."""
+        columns = unpack_columns(self.plane, self.n, WHERE)
+        return [_told(own, keys) for own, keys in zip(self.fields, columns, strict=True) if keys is not None]
+
+
+def _told(field: FilterField, keys: Values) -> Values:
+    """Keys of rows, or the texts that they stand for."""
+    if not field.ranked:
+        return keys
+    texts = [field.text_at(rank) for rank in range(len(field.ends) - 1)]
+    return [[texts[rank] for rank in row] for row in keys]
 
 
 class _Blocks:
@@ -155,6 +165,7 @@ class _Rows:
             return self.chunks
         many = any(field.many for field in fields)
         most = LIST_ROWS if many else max(LIST_ROWS, min(CHUNK_ROWS, CHUNK_VALUES // len(fields)))
+        most = max(1, min(most, VALUES_MAX // len(fields)))
         for first in range(packed, len(self.ids), most):
             values: list[list[list[Any]]] = [[] for _ in fields]
             for place in range(first, min(first + most, len(self.ids))):
@@ -164,8 +175,8 @@ class _Rows:
             self.chunks.append(_packed(fields, values))
         while len(self.chunks) > 1 and self.chunks[-2].n < min(2 * self.chunks[-1].n, most - self.chunks[-1].n + 1):
             last, before = self.chunks.pop(), self.chunks.pop()
-            both = [[*before.values(i), *last.values(i)] for i in range(len(fields))]
-            self.chunks.append(_packed(fields, both))
+            both = zip(before.every(), last.every(), strict=True)
+            self.chunks.append(_packed(fields, [[*one, *more] for one, more in both]))
         return self.chunks
 
 
