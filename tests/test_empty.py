@@ -23,7 +23,7 @@ from build_index.bucket.log_store import StoreLog
 from build_index.bucket.store import FolderStore
 from vantage.errors import DamagedError, InputError, LimitError, StoreError
 from vantage.follow import Followed
-from vantage.format import FIELD_KINDS, METRICS, Current, FilterField, IndexSection, Root
+from vantage.format import FIELD_KINDS, METRICS, Current, FilterField, IndexSection, Root, objects_of
 from vantage.http.create import parse_new
 from vantage.http.reply import Reply
 from vantage.http.routes import handle
@@ -370,6 +370,7 @@ def test_the_root_says_what_is_declared_and_is_checked() -> None:
         data = root_of(new).pack()
         root = Root.unpack(data, "root.bin")
         assert root.is_empty and root.proves and new_of(root) == new and root.pack() == data
+        assert objects_of(data, "root.bin").keys == ()  # so that a warm object keeps it too
         made = empty_generation(new, "nonce")
         other = Reader({"CURRENT": made.current.pack(), made.current.root.key: made.root})
         assert (METRICS[other.metric], other.d, other.names) == (metric, 8, root.names)

@@ -353,9 +353,12 @@ class Root:
 
 
 def objects_of(data: bytes | memoryview, name: str) -> Objects:
-    """What a root says of its objects, and nothing else that it says."""
+    """What a root says of its objects, and nothing else that it says; an empty index has none."""
     sections = unpack_object(data, ROOT_MAGIC, name)
     if OBJECTS not in sections:
+        label = f"{name}, section {SECTION_NAMES[INDEX]}"
+        if INDEX in sections and not IndexSection.unpack(sections[INDEX], label).blocks:
+            return Objects((), ())
         raise damaged(f"{name}, section {SECTION_NAMES[OBJECTS]}", "is missing")
     return Objects.unpack(sections[OBJECTS], f"{name}, section {SECTION_NAMES[OBJECTS]}")
 
