@@ -86,12 +86,15 @@ async def write(call: Call) -> Reply:
         await call.make_room(0, 0, 0.0)
 
     for last in (*[False] * (TRIES - 1), True):
-        index = await call.service.index(call.index, Receipt())
+        await call.make_room(0, 0, 0.0)  # who waits for a log to be read has no room that its readers wait for
+        if rows.where is None:
+            index = await call.service.index(call.index, Receipt())
+        else:
+            index = await call.service.current(call.index, Receipt(), Wish(stale_s=0.0), call.deadline)
         with_base = bool(rows.of["patch"]) or any("if" in row for _, row in rows.all())
         await call.make_room(COPIES * len(data) + with_base * 2 * ATTRIBUTES_BYTES_MAX, 0, 0.0)
         now, deleted, refusal = rows, {}, None
         if rows.where is not None:
-            index = await call.service.current(call.index, Receipt(), Wish(stale_s=0.0), call.deadline)
             try:
                 now = await _with_matching(call, index, rows)
             except LimitError as error:
