@@ -84,7 +84,8 @@ def with_texts(
 
 def _check_distinct(count: int) -> None:
     if count > DISTINCT_MAX:
-        what, hint = "the number of values to count, with those in the log,", "filter, ask for a histogram, or for fewer facets"
+        what = "the number of values to count, with those in the log,"
+        hint = "filter, ask for a histogram, or for fewer facets"
         raise LimitError(what, f"over {DISTINCT_MAX}", DISTINCT_MAX, hint=hint, param="facets")
 
 
